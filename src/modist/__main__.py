@@ -1,0 +1,5 @@
+"""`python -m modist`."""
+
+from modist.cli import main
+
+main()

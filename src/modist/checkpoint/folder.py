@@ -1,0 +1,184 @@
+"""A model folder: its config and its tensors, found from headers alone and read in pieces."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from modist.checkpoint.dtype import HOLDERS, Array, Floats, widen
+from modist.checkpoint.header import StoredTensor, read_header
+from modist.errors import CheckpointError, UserError
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+BIN_SINGLE = "pytorch_model.bin"
+BIN_INDEX = "pytorch_model.bin.index.json"
+MAX_JSON = 64 << 20
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file; CheckpointError with the file's name for anything else."""
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_JSON + 1)
+        data = json.loads(raw) if len(raw) <= MAX_JSON else None
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: missing") from None
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: not JSON ({error})") from None
+    if not isinstance(data, dict):
+        raise CheckpointError(f"{path}: not a JSON object")
+    return data
+
+
+@dataclass
+class Checkpoint:
+    """One model, open for reading.
+
+    Attributes:
+        folder: where it lies.
+        label: what the user called it.
+        config: its config.json.
+        tensors: name -> where it is stored, in the order of files and offsets.
+        files: the weight files.
+        notes: what was odd but harmless.
+    """
+
+    folder: Path
+    label: str
+    config: dict[str, Any]
+    tensors: Mapping[str, StoredTensor]
+    files: tuple[Path, ...]
+    notes: tuple[str, ...] = ()
+    _descriptors: dict[Path, int] = field(default_factory=dict, repr=False)
+    _arrays: Mapping[str, Array] | None = field(default=None, repr=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    @classmethod
+    def open(cls, folder: str | Path, label: str = "") -> Checkpoint:
+        """Open a folder by its headers; no tensor is read.
+
+        Weights are looked for as transformers does: `model.safetensors`, then its index, then the only other
+        safetensors file, then pytorch_model.bin (through torch's weights_only loading).
+
+        Raises:
+            UserError: there is no such folder, or no model in it.
+            CheckpointError: what is there is damaged or unsafe.
+        """
+        folder = Path(folder)
+        label = label or str(folder)
+        if not folder.is_dir():
+            raise UserError(f"{label}: there is no such folder")
+        config = read_json(folder / "config.json")
+        found = _find(folder, label)
+        if found.arrays is not None:
+            return cls(folder, label, config, found.tensors, found.files, found.notes, _arrays=found.arrays)
+        return cls(folder, label, config, found.tensors, found.files, found.notes)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for tensor in self.tensors.values())
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> Array:
+        """Elements [start, stop) of one tensor in flat order, as stored (BF16 as uint16), in a new array."""
+        tensor = self.tensors[name]
+        stop = tensor.elements if stop is None else stop
+        if self._arrays is not None:
+            return np.array(self._arrays[name][start:stop])
+        holder = HOLDERS[tensor.dtype]
+        out = np.empty(stop - start, holder)
+        view, position = memoryview(out).cast("B"), tensor.offset + start * holder.itemsize
+        while view:
+            count = os.preadv(self._descriptor(tensor.file), [view], position)
+            if count <= 0:
+                raise CheckpointError(f"{tensor.file}: ends before tensor {name!r} does; was it changed meanwhile?")
+            view, position = view[count:], position + count
+        return out
+
+    def floats(self, name: str, start: int = 0, stop: int | None = None) -> Floats:
+        """The same as float32."""
+        return widen(self.read(name, start, stop), self.tensors[name].dtype)
+
+    def _descriptor(self, path: Path) -> int:
+        with self._lock:
+            if path not in self._descriptors:
+                self._descriptors[path] = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+            return self._descriptors[path]
+
+    def close(self) -> None:
+        with self._lock:
+            while self._descriptors:
+                os.close(self._descriptors.popitem()[1])
+
+
+@dataclass(frozen=True)
+class _Found:
+    tensors: Mapping[str, StoredTensor]
+    files: tuple[Path, ...]
+    notes: tuple[str, ...] = ()
+    arrays: Mapping[str, Array] | None = None
+
+
+def _find(folder: Path, label: str) -> _Found:
+    single, index = folder / SINGLE, folder / INDEX
+    if single.exists():
+        notes = (f"{label}: has both {SINGLE} and an index; {SINGLE} is read, as transformers does",) if index.exists() else ()
+        return _Found(read_header(single), (single,), notes)
+    if index.exists():
+        return _from_index(folder, index)
+    others = sorted(path for path in folder.glob("*.safetensors") if not path.name.startswith("adapter_"))
+    if len(others) == 1:
+        return _Found(read_header(others[0]), (others[0],))
+    if others:
+        raise CheckpointError(f"{label}: {len(others)} safetensors files and no {INDEX} to say which tensors are meant")
+    if (folder / BIN_SINGLE).exists() or (folder / BIN_INDEX).exists():
+        from modist.checkpoint.pickled import load_pickled
+
+        files = (
+            [folder / BIN_SINGLE]
+            if (folder / BIN_SINGLE).exists()
+            else [folder / name for name in sorted(set(_weight_map(folder, folder / BIN_INDEX).values()))]
+        )
+        arrays, tensors = load_pickled(files)
+        return _Found(tensors, tuple(files), (f"{label}: pytorch_model.bin is held in memory while it is read",), arrays)
+    if (folder / "adapter_config.json").exists():
+        raise UserError(f"{label}: this is an adapter, not a model; merge it into its base first")
+    raise UserError(f"{label}: holds no weights ({SINGLE}, {INDEX} or {BIN_SINGLE})")
+
+
+def _weight_map(folder: Path, index: Path) -> dict[str, str]:
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"{index}: has no weight_map")
+    for tensor, name in weight_map.items():
+        if not isinstance(name, str) or name != os.path.basename(name) or name in ("", ".", ".."):
+            raise CheckpointError(f"{index}: tensor {tensor!r} is said to lie in {str(name)[:80]!r}, outside the folder")
+        if not name.endswith((".safetensors", ".bin")):
+            raise CheckpointError(f"{index}: tensor {tensor!r} is said to lie in {name!r}, which is no weight file")
+    return weight_map
+
+
+def _from_index(folder: Path, index: Path) -> _Found:
+    weight_map = _weight_map(folder, index)
+    tensors: dict[str, StoredTensor] = {}
+    files = tuple(folder / name for name in sorted(set(weight_map.values())))
+    for path in files:
+        header = read_header(path)
+        for name, tensor in header.items():
+            if weight_map.get(name) == path.name:
+                tensors[name] = tensor
+            elif name not in weight_map:
+                raise CheckpointError(f"{path}: holds tensor {name!r}, which {index.name} does not list")
+    missing = sorted(weight_map.keys() - tensors.keys())
+    if missing:
+        raise CheckpointError(f"{index}: lists tensor {missing[0]!r} in {weight_map[missing[0]]!r}, which does not hold it")
+    return _Found(tensors, files)

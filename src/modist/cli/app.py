@@ -1,0 +1,36 @@
+"""The commands, gathered.  Nothing heavy is imported here: help must answer at once."""
+
+from __future__ import annotations
+
+import typer
+
+from modist.cli import inspect, merge, methods, recipe, verify
+from modist.version import VERSION
+
+app = typer.Typer(
+    name="modist",
+    help="Combine language models: merge tensors, and know what came of it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("merge")(merge.merge_command)
+app.command("inspect")(inspect.inspect_command)
+app.command("verify")(verify.verify_command)
+app.command("methods")(methods.methods_command)
+app.add_typer(recipe.recipe_app, name="recipe")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"modist {VERSION}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+) -> None:
+    pass

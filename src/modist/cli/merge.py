@@ -1,0 +1,184 @@
+"""`modist merge`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from modist.cli.amount import read_amount, show_amount
+
+if TYPE_CHECKING:
+    from modist.merge import Aspect, MergeReport, Plan
+    from modist.merge.run import Prepared
+
+
+def merge_command(
+    recipe: Path = typer.Argument(help="YAML: the paper's Configuration 1, or a merge in mergekit's dialect."),
+    out: Path = typer.Argument(None, help="Folder to write; it appears whole or not at all. Not needed for --dry-run."),
+    seed: int = typer.Option(0, help="For methods that draw; recorded in the manifest."),
+    resume: bool = typer.Option(False, "--resume", help="Go on from what a killed run left."),
+    dry_run: bool = typer.Option(False, "--dry-run", help="Show the plan from the headers alone; write nothing."),
+    allow: list[str] = typer.Option(
+        [], help="Accept a difference between parents: rope, context, vocabulary, tying, architecture, tensors, nonfinite."
+    ),
+    memory: str = typer.Option("1GiB", help="Memory to use above the interpreter."),
+    threads: int = typer.Option(0, min=0, help="Worker threads; 0 for one a core."),
+    shard_size: str = typer.Option("5GB", help="Largest weight file."),
+    hash_inputs: bool = typer.Option(False, "--hash-inputs", help="Record the SHA-256 of the inputs too."),
+    trust_remote_code: bool = typer.Option(
+        False, "--trust-remote-code", help="Carry the base's own Python files along. Nothing here runs them."
+    ),
+    as_json: bool = typer.Option(False, "--json", help="Print one JSON object."),
+) -> None:
+    """Merge the models of RECIPE into one checkpoint OUT."""
+    from modist.errors import UserError
+    from modist.merge import Watch, merge, prepare
+    from modist.merge.compare import refuse
+
+    budget, shard_bytes = read_amount(memory, "--memory"), read_amount(shard_size, "--shard-size")
+    if dry_run:
+        prepared = prepare(recipe, seed=seed, allow=allow, allow_code=trust_remote_code)
+        _show_dry_run(prepared, budget, threads, as_json)
+        refuse(prepared.aspects)
+        return
+    if out is None:
+        raise UserError("OUT is missing: modist merge RECIPE OUT")
+    with _Progress() as progress:
+        watch = Watch(
+            planned=progress.planned,
+            warning=lambda text: print(f"modist: warning: {text}", file=sys.stderr),
+            phase=progress.phase,
+            advance=progress.advance,
+        )
+        report = merge(
+            recipe,
+            out,
+            seed=seed,
+            resume=resume,
+            allow=allow,
+            threads=threads or None,
+            memory=budget,
+            shard_bytes=shard_bytes,
+            hash_inputs=hash_inputs,
+            trust_remote_code=trust_remote_code,
+            watch=watch,
+        )
+    if as_json:
+        print(json.dumps(report.as_dict()))
+    else:
+        _show(report)
+
+
+class _Progress:
+    """A bar with the time left, on stderr, in a terminal; and the parents' table where they differ."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+        self._task: Any = None
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def planned(self, plan: Plan, aspects: tuple[Aspect, ...]) -> None:
+        from rich.console import Console
+
+        console = Console(stderr=True)
+        if any(aspect.gravity != "same" for aspect in aspects):
+            console.print(comparison_table(plan.names, aspects))
+        if console.is_terminal:
+            from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+            columns = (TextColumn("{task.description:8}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+            self._bar = Progress(*columns, console=console, transient=True)
+            self._task = self._bar.add_task("merge", total=plan.write_bytes)
+            self._bar.start()
+
+    def phase(self, name: str) -> None:
+        if self._bar is not None and name in ("fsync", "verify", "rename"):
+            self._bar.update(self._task, description=name)
+
+    def advance(self, count: int) -> None:
+        if self._bar is not None:
+            self._bar.advance(self._task, count)
+
+
+def comparison_table(names: tuple[str, ...], aspects: tuple[Aspect, ...]) -> Any:
+    """The parents side by side, what differs marked."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE, title="parents", title_justify="left")
+    for heading in ("", *names, "", ""):
+        table.add_column(heading, overflow="fold")
+    marks = {"same": "", "note": "note", "allowed": "allowed", "error": "error"}
+    for aspect in aspects:
+        table.add_row(aspect.name, *aspect.values, marks[aspect.gravity], aspect.reason)
+    return table
+
+
+def _show_dry_run(prepared: Prepared, memory: int, threads: int, as_json: bool) -> None:
+    import os
+
+    from modist.merge.engine import Engine
+
+    plan = prepared.plan
+    engine = Engine(threads or os.cpu_count() or 1, memory)
+    workers = engine.workers(plan)
+    merged = [p for p in plan.tensors if sum(p.used) > 1]
+    summary = {
+        "method": plan.method.name,
+        "read_bytes": plan.read_bytes,
+        "write_bytes": plan.write_bytes,
+        "memory_bytes": workers * engine.worker_bytes(plan),
+        "threads": workers,
+        "tensors": len(plan.tensors),
+        "tensors_of_several": len(merged),
+        "tensors_by_parent": {
+            name: sum(p.used[index] for p in plan.tensors) for index, name in enumerate(plan.names)
+        },
+        "dtypes": sorted({p.dtype for p in plan.tensors}),
+        "warnings": list(plan.warnings),
+    }
+    if as_json:
+        from dataclasses import asdict
+
+        print(json.dumps(summary | {"comparison": [asdict(aspect) for aspect in prepared.aspects]}))
+        return
+    from rich.console import Console
+
+    console = Console()
+    console.print(comparison_table(plan.names, prepared.aspects))
+    console.print(f"method   {plan.method.name}: {plan.method.summary}", highlight=False)
+    console.print(f"reads    {show_amount(plan.read_bytes)}; writes {show_amount(plan.write_bytes)} as {', '.join(summary['dtypes'])}", highlight=False)  # type: ignore[arg-type]
+    console.print(f"memory   {show_amount(workers * engine.worker_bytes(plan))} for {workers} threads, beside the interpreter", highlight=False)
+    console.print(f"tensors  {len(plan.tensors)}, of which {len(merged)} are made of several parents", highlight=False)
+    for index, name in enumerate(plan.names):
+        console.print(f"         {sum(p.used[index] for p in plan.tensors)} use {name}", highlight=False)
+    for text in plan.warnings:
+        console.print(f"warning  {text}", highlight=False)
+
+
+def _show(report: MergeReport) -> None:
+    if report.already:
+        print(f"{report.out} is already the finished result of this merge")
+    for parent in report.parents:
+        print(f"{parent.name}: {parent.phrase}")
+        layers = [value for key, value in parent.layers.items() if key.isdigit() and value is not None]
+        if layers and max(layers) != min(layers) and parent.quantity != "weight":
+            from modist.merge.share import percent
+
+            print(f"    by layer: {percent(min(layers))} to {percent(max(layers))}")
+    if not report.already:
+        speed = report.write_bytes / max(report.seconds["engine"], 1e-9)
+        print(
+            f"wrote {show_amount(report.write_bytes)} to {report.out} in {report.seconds['total']:.1f} s"
+            f" ({show_amount(speed)}/s; fsync {report.seconds['fsync']:.1f} s), seed {report.seed}"
+        )

@@ -1,0 +1,76 @@
+"""What a result takes over from one parent beside tensors: config, generation config, tokenizer, chat template."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from modist.checkpoint.dtype import TORCH_NAMES
+from modist.checkpoint.folder import Checkpoint
+from modist.errors import CheckpointError
+from modist.merge.plan import Plan
+
+CARRIED = (
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+_CARRIED_SUFFIXES = (".model", ".tiktoken")
+
+
+def patched_config(plan: Plan) -> str:
+    """The donor's config.json with the result's dtype and tying, and no path of the donor's machine."""
+    config: dict[str, Any] = json.loads(json.dumps(plan.donor.config))
+    counts: Counter[str] = Counter()
+    for planned in plan.tensors:
+        if planned.dtype in TORCH_NAMES:
+            counts[TORCH_NAMES[planned.dtype]] += planned.tensor.size
+    if counts:
+        main = counts.most_common(1)[0][0]
+        inner = config.get("text_config")
+        for part in (config, *([inner] if isinstance(inner, dict) else [])):
+            keys = [key for key in ("dtype", "torch_dtype") if key in part]
+            for key in keys or (["dtype"] if part is config else []):
+                part[key] = main
+    config.pop("_name_or_path", None)
+    if plan.untied:
+        (config["text_config"] if isinstance(config.get("text_config"), dict) else config)["tie_word_embeddings"] = False
+    return json.dumps(config, indent=2, ensure_ascii=False) + "\n"
+
+
+def carried_files(donor: Checkpoint, allow_code: bool) -> dict[str, bytes]:
+    """Small files of the donor that belong with its tokenizer and config, by name.
+
+    Args:
+        allow_code: also its Python files, for architectures that live in the model's repository.
+
+    Raises:
+        CheckpointError: a file cannot be read, or is a link out of the folder.
+    """
+    found: dict[str, bytes] = {}
+    for path in sorted(donor.folder.iterdir()):
+        wanted = path.name in CARRIED or path.name.endswith(_CARRIED_SUFFIXES) or (allow_code and path.suffix == ".py")
+        if wanted and path.is_file():
+            _refuse_link_out(path, donor.folder)
+            try:
+                found[path.name] = path.read_bytes()
+            except OSError as error:
+                raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
+    return found
+
+
+def _refuse_link_out(path: Path, folder: Path) -> None:
+    real, home = path.resolve(), folder.resolve()
+    # The hub's cache keeps snapshots as links into the repository's own blobs.
+    allowed = (home, home.parent.parent / "blobs")
+    if not any(real.is_relative_to(place) for place in allowed):
+        raise CheckpointError(f"{path}: is a link to {real}, outside the model's folder")

@@ -1,0 +1,248 @@
+"""The parents side by side before any of them is read: what differs, and whether the difference reaches the result.
+
+A merge carries one parent's config and tokenizer.  Attention trained under other rope parameters, or embeddings of another
+vocabulary, are then run under settings they were not made for, and nothing fails: the result is only worse.  So such a
+difference stops the merge where the differing parent's attention or embeddings reach the output, and is a note where not.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from modist.checkpoint.folder import Checkpoint, read_json
+from modist.errors import CheckpointError, UserError
+from modist.merge.plan import HEAD, Plan, embedding_name, left_out, text_config
+
+ALLOWABLE = {
+    "architecture": "models of different architectures whose tensors fit all the same",
+    "rope": "attention trained under other rope parameters (and the context that goes with them)",
+    "context": "attention trained on another context length",
+    "vocabulary": "embeddings whose rows stand for other tokens",
+    "tying": "a head of its own against one tied to the embeddings; the result gets its own",
+    "tensors": "tensors of a parent that the result has no place for; they are left out",
+    "nonfinite": "NaN or infinite values in the result",
+}
+
+
+@dataclass(frozen=True)
+class Aspect:
+    """One line of the comparison.
+
+    Attributes:
+        name: what is compared.
+        values: one for each input, for people.
+        gravity: whether it stops the merge.
+        reason: why it does, or why it does not although the values differ.
+    """
+
+    name: str
+    values: tuple[str, ...]
+    gravity: Literal["same", "note", "allowed", "error"] = "same"
+    reason: str = ""
+
+
+def compare(plan: Plan, allow: frozenset[str] = frozenset()) -> tuple[Aspect, ...]:
+    """Compare the inputs of a plan; see the module's text for when a difference is an error."""
+    parents = plan.inputs
+    configs = [text_config(parent.config) for parent in parents]
+    carried = text_config(plan.donor.config)
+    aspects = [
+        _judge(plan, allow, "architecture", [architecture(parent) for parent in parents], architecture(plan.donor), "any",
+               "tensors of {names} would run inside {donor}'s architecture, {carried}"),
+        _shapes(plan),
+    ]  # fmt: skip
+    rope = _judge(plan, allow, "rope", [rope_text(config) for config in configs], rope_text(carried), "attention",
+                  "the result runs with {donor}'s rope ({carried}), but attention of {names} was trained with {values}")  # fmt: skip
+    context = _judge(plan, allow, "context", [context_text(config) for config in configs], context_text(carried), "attention",
+                     "the result promises {donor}'s context of {carried}, but attention of {names} was trained on {values}")  # fmt: skip
+    if context.gravity == "error" and rope.gravity in ("error", "allowed"):
+        # The context is a consequence of the rope: one decision, one flag.
+        context = Aspect("context", context.values, "note", "goes with the rope")
+    aspects += [rope, context, _tying(plan, allow), _vocabulary(plan, allow), _templates(plan), _extra(plan, allow)]
+    return tuple(aspect for aspect in aspects if aspect is not None)
+
+
+def refuse(aspects: Sequence[Aspect], table: str = "") -> None:
+    """Stop if any aspect is an error: the reasons, and the exact flags that would go on."""
+    errors = [aspect for aspect in aspects if aspect.gravity == "error"]
+    if not errors:
+        return
+    flags = " ".join(f"--allow {aspect.name}" for aspect in errors if aspect.name in ALLOWABLE)
+    reasons = "; ".join(aspect.reason for aspect in errors)
+    raise UserError(f"these parents do not fit: {reasons}" + (f". To merge them all the same: {flags}" if flags else ""))
+
+
+def architecture(checkpoint: Checkpoint) -> str:
+    """The class the config names, or its model type."""
+    listed = checkpoint.config.get("architectures")
+    return str(listed[0]) if isinstance(listed, list) and listed else str(checkpoint.config.get("model_type", "unknown"))
+
+
+def rope_parameters(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The rope settings of a config, old style or new, with defaults spelled out.
+
+    transformers 5 writes `rope_parameters`; before it wrote `rope_theta` and `rope_scaling`.
+    """
+    new = config.get("rope_parameters")
+    if isinstance(new, Mapping):
+        found = dict(new)
+    else:
+        found = {"rope_theta": config.get("rope_theta", 10000.0)}
+        scaling = config.get("rope_scaling")
+        if isinstance(scaling, Mapping):
+            found |= scaling
+            found["rope_type"] = found.pop("type", found.get("rope_type", "default"))
+    if not any(isinstance(value, Mapping) for value in found.values()):
+        found.setdefault("rope_type", "default")
+        found.setdefault("rope_theta", 10000.0)
+        found["rope_theta"] = float(found["rope_theta"]) if isinstance(found["rope_theta"], (int, float)) else found["rope_theta"]
+    return found
+
+
+def rope_text(config: Mapping[str, Any]) -> str:
+    found = rope_parameters(config)
+    if set(found) == {"rope_type", "rope_theta"} and found["rope_type"] == "default":
+        theta = found["rope_theta"]
+        return f"theta {theta:,.0f}".replace(",", " ") if isinstance(theta, float) else f"theta {theta}"
+    return json.dumps(found, sort_keys=True)
+
+
+def context_text(config: Mapping[str, Any]) -> str:
+    length = config.get("max_position_embeddings") or config.get("n_positions")
+    window = config.get("sliding_window") if config.get("use_sliding_window", "sliding_window" in config) else None
+    return f"{length}" + (f", window {window}" if window else "")
+
+
+def _judge(
+    plan: Plan, allow: frozenset[str], name: str, values: list[str], carried: str, kind: str, template: str
+) -> Aspect:
+    odd = [index for index, value in enumerate(values) if value != carried]
+    if not odd:
+        return Aspect(name, tuple(values))
+    reach = [index for index in odd if plan.uses(index, kind)]
+    if not reach:
+        what = "attention" if kind == "attention" else "such tensors"
+        return Aspect(name, tuple(values), "note", f"no {what} of {_names(plan, odd)} reaches the result")
+    reason = template.format(
+        names=_names(plan, reach),
+        donor=plan.donor.label,
+        carried=carried,
+        values=" and ".join(sorted({values[index] for index in reach})),
+    )
+    return Aspect(name, tuple(values), "allowed" if name in allow else "error", reason)
+
+
+def _names(plan: Plan, indices: Sequence[int]) -> str:
+    return " and ".join(plan.names[index] for index in indices)
+
+
+def _shapes(plan: Plan) -> Aspect:
+    counts = [sum(tensor.elements for tensor in parent.tensors.values()) for parent in plan.inputs]
+    values = tuple(f"{len(parent.tensors)} tensors, {count / 1e6:,.1f}M" for parent, count in zip(plan.inputs, counts, strict=True))
+    return Aspect("size", values, "same" if len(set(values)) == 1 else "note")
+
+
+def _tying(plan: Plan, allow: frozenset[str]) -> Aspect:
+    tied = [HEAD not in parent.tensors or HEAD in plan.drops for parent in plan.inputs]
+    if plan.drops.get(HEAD):
+        tied[plan.lead] = True
+    values = tuple("tied" if value else "own head" for value in tied)
+    odd = [index for index, value in enumerate(tied) if value != tied[plan.lead]]
+    if not odd or not any(embedding_name(parent.tensors) for parent in plan.inputs):
+        return Aspect("tying", values)
+    reach = [index for index in odd if plan.uses(index, "embeddings")]
+    if not reach:
+        return Aspect("tying", values, "note", f"no embeddings of {_names(plan, odd)} reach the result")
+    reason = (
+        f"{plan.names[plan.lead]} has its head {'tied to the embeddings' if tied[plan.lead] else 'apart from the embeddings'}"
+        f" and {_names(plan, reach)} {'has' if len(reach) == 1 else 'have'} not"
+    )
+    return Aspect("tying", values, "allowed" if "tying" in allow else "error", reason)
+
+
+def _vocabulary(plan: Plan, allow: frozenset[str]) -> Aspect:
+    rows = [_rows(parent) for parent in plan.inputs]
+    digests = [token_map(parent.folder) for parent in plan.inputs]
+    reference = plan.lead
+    values = tuple(
+        f"{row} rows" + ("" if tokens is None else f", {len(tokens)} tokens") for row, tokens in zip(rows, digests, strict=True)
+    )
+    odd = [
+        index
+        for index in range(len(rows))
+        if rows[index] != rows[reference] or not _same_tokens(digests[index], digests[reference])
+    ]
+    if not odd:
+        return Aspect("vocabulary", values)
+    reach = [index for index in odd if plan.uses(index, "embeddings")]
+    if not reach:
+        return Aspect("vocabulary", values, "note", f"no embeddings of {_names(plan, odd)} reach the result")
+    reason = (
+        f"embeddings of {_names(plan, reach)} ({' and '.join(values[index] for index in reach)}) stand for other tokens than"
+        f" {plan.names[reference]}'s ({values[reference]}), whose tokenizer the result carries"
+    )
+    return Aspect("vocabulary", values, "allowed" if "vocabulary" in allow else "error", reason)
+
+
+def _rows(parent: Checkpoint) -> int | None:
+    name = embedding_name(parent.tensors)
+    return parent.tensors[name].shape[0] if name and parent.tensors[name].shape else None
+
+
+def token_map(folder: Path) -> dict[str, int] | None:
+    """Token -> id of a folder's tokenizer.json, or None where there is none to read."""
+    path = folder / "tokenizer.json"
+    if not path.exists():
+        return None
+    try:
+        data = read_json(path)
+        vocabulary = data.get("model", {}).get("vocab", {})
+        tokens = dict(vocabulary) if isinstance(vocabulary, Mapping) else {
+            str(entry[0]): number for number, entry in enumerate(vocabulary)
+        }
+        return tokens | {entry["content"]: entry["id"] for entry in data.get("added_tokens", [])}
+    except (CheckpointError, KeyError, TypeError, AttributeError, IndexError):
+        return None
+
+
+def _same_tokens(one: dict[str, int] | None, two: dict[str, int] | None) -> bool:
+    return one is None or two is None or one == two
+
+
+def chat_template(folder: Path) -> str | None:
+    """A folder's chat template, from chat_template.jinja or tokenizer_config.json."""
+    path = folder / "chat_template.jinja"
+    try:
+        if path.exists():
+            return path.read_text(encoding="utf-8")
+        config = folder / "tokenizer_config.json"
+        template = read_json(config).get("chat_template") if config.exists() else None
+    except (OSError, UnicodeDecodeError, CheckpointError):
+        return None
+    return template if isinstance(template, str) else json.dumps(template) if template else None
+
+
+def _templates(plan: Plan) -> Aspect:
+    templates = [chat_template(parent.folder) for parent in plan.inputs]
+    kinds: dict[str | None, str] = {None: "none"}
+    for template in templates:
+        kinds.setdefault(template, f"template {'ABCDEFGHIJKLMNOPQRSTUVWXYZ'[(len(kinds) - 1) % 26]}")
+    values = tuple(kinds[template] for template in templates)
+    if len(set(values)) == 1:
+        return Aspect("template", values)
+    return Aspect("template", values, "note", f"the result carries {plan.donor.label}'s")
+
+
+def _extra(plan: Plan, allow: frozenset[str]) -> Aspect | None:
+    extra = {index: left_out(plan, index) for index in range(len(plan.inputs)) if plan.uses(index, "any")}
+    extra = {index: [name for name in names if name != HEAD] for index, names in extra.items()}
+    if not any(extra.values()):
+        return None
+    values = tuple(str(len(extra.get(index, ()))) for index in range(len(plan.inputs)))
+    index = next(index for index, names in extra.items() if names)
+    reason = f"{plan.names[index]} has {len(extra[index])} tensors that {plan.names[plan.lead]} has not, such as {extra[index][0]!r}"
+    return Aspect("tensors", values, "allowed" if "tensors" in allow else "error", reason)

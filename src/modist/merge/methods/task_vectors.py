@@ -1,0 +1,224 @@
+"""The task-vector family: one composition of sparsify, weigh, elect, normalise and add.
+
+    delta_i = theta_i - base
+    delta_i <- sparsify(delta_i)                 nothing, the largest magnitudes (TIES), or random survivors (DARE)
+    delta_i <- delta_i * |delta_i|_1 before / after   where `rescale`
+    s       = sign(sum_i w_i delta_i)            where signs are elected (TIES)
+    theta   = base + lambda * sum_i w_i delta_i [sign agrees] / sum_i w_i [sign agrees]    divided where `normalize`
+
+Sources: Ilharco et al. 2023 (arXiv 2212.04089), section 2; Yadav et al. 2023, TIES (2306.01708), algorithm 1; Yu et al. 2024,
+DARE (2311.03099), eq. 2-3.  Rescaling matches the L1 norm of the whole tensor, mergekit's rule, where the DARE paper divides
+by the density; the two agree in expectation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from modist.checkpoint.dtype import Floats
+from modist.merge.draw import below
+from modist.merge.method import Method, Parameter
+from modist.merge.selection import by_magnitude
+from modist.merge.tensor import Answer, Block, Copy, Tensor
+
+Mask = npt.NDArray[np.bool_]
+# Takes an input's number, a block of it and its delta there, and says which elements survive; None keeps all.
+Survivors = Callable[[Block, Floats], Mask]
+TINY_NORM = 1e-7
+TINY_WEIGHT = 1e-8
+
+
+@dataclass(frozen=True)
+class Composition:
+    """Which member of the family: how it sparsifies, and whether signs are elected."""
+
+    sparsify: Literal["none", "magnitude", "random"]
+    elect: bool
+
+
+def keep_largest(tensor: Tensor, index: int, density: float) -> Survivors:
+    """TIES, step 1: the int(density n) largest magnitudes of one delta (at least one)."""
+    count = max(1, int(density * tensor.size))
+    chosen = tensor.largest(count, lambda block: by_magnitude(block.delta(index)))
+    return lambda block, delta: chosen.mask(block.number, by_magnitude(delta.copy()))
+
+
+def keep_random(tensor: Tensor, index: int, density: float) -> Survivors:
+    """DARE, eq. 2: each element survives with probability `density`."""
+    limit = below(density)
+    stream = f"dare {index} {tensor.sources[index].model}"
+    return lambda block, delta: block.draws(stream) < limit
+
+
+def survivors(tensor: Tensor, index: int, how: Composition) -> Survivors | None:
+    density = tensor.number("density", index)
+    if how.sparsify == "none" or density >= 1:
+        return None
+    if density <= 0:
+        return lambda block, delta: np.zeros(len(delta), np.bool_)
+    return (keep_largest if how.sparsify == "magnitude" else keep_random)(tensor, index, density)
+
+
+def norm_ratio(tensor: Tensor, index: int, kept: Survivors) -> float:
+    """|delta|_1 before over after sparsifying; 1 where either vanishes."""
+
+    def norms(block: Block) -> list[Floats]:
+        delta = block.delta(index)
+        kept_here = kept(block, delta)
+        np.abs(delta, out=delta)
+        return [delta, delta * kept_here]
+
+    before, after = tensor.total(norms)
+    return float(before / after) if before >= TINY_NORM and after >= TINY_NORM else 1.0
+
+
+def merge(tensor: Tensor, how: Composition) -> Answer:
+    """theta = base + lambda * consensus of the weighted, sparsified deltas."""
+    assert tensor.base is not None
+    moved = [index for index in tensor.others if tensor.number("weight", index) != 0]
+    if not moved:
+        return Copy(tensor.base)
+    masks = {index: survivors(tensor, index, how) for index in moved}
+    scales = {index: np.float32(tensor.number("weight", index)) for index in moved}
+    if tensor.flag("rescale"):
+        for index, mask in masks.items():
+            if mask is not None:
+                scales[index] = np.float32(tensor.number("weight", index) * norm_ratio(tensor, index, mask))
+    strength = tensor.number("lambda")
+    divisor = sum(tensor.number("weight", index) for index in moved)
+    shared_scale = strength / divisor if tensor.flag("normalize") and abs(divisor) >= TINY_WEIGHT else strength
+    scale = np.float32(strength if how.elect else shared_scale)
+
+    def sparse(block: Block, index: int) -> Floats:
+        delta = block.delta(index)
+        mask = masks[index]
+        squares = np.einsum("i,i->", delta, delta)
+        block.note(f"norm {index}", squares)
+        if mask is not None:
+            np.multiply(delta, mask(block, delta), out=delta)
+        np.multiply(delta, scales[index], out=delta)
+        return delta
+
+    def blend(block: Block) -> Floats:
+        deltas = [sparse(block, index) for index in moved]
+        merged = _elected(block, tensor, moved, scales, deltas) if how.elect else _summed(block, moved, scales, deltas)
+        if scale != 1:
+            np.multiply(merged, scale, out=merged)
+        np.add(merged, block.base, out=merged)
+        return merged
+
+    return blend
+
+
+def _note_kept(block: Block, index: int, contribution: Floats, scale: np.float32) -> None:
+    """What is left of a delta, in the delta's own units: its weight and rescaling taken out again."""
+    block.note(f"kept {index}", np.einsum("i,i->", contribution, contribution) / float(scale) ** 2)
+
+
+def _summed(block: Block, moved: Sequence[int], scales: dict[int, np.float32], deltas: list[Floats]) -> Floats:
+    for index, delta in zip(moved, deltas, strict=True):
+        _note_kept(block, index, delta, scales[index])
+    merged = deltas[0]
+    for delta in deltas[1:]:
+        np.add(merged, delta, out=merged)
+    return merged
+
+
+def _elected(
+    block: Block, tensor: Tensor, moved: Sequence[int], scales: dict[int, np.float32], deltas: list[Floats]
+) -> Floats:
+    """TIES, steps 2 and 3: the sign with the greater mass wins, and only deltas of that sign are averaged."""
+    mass = deltas[0].copy()
+    for delta in deltas[1:]:
+        np.add(mass, delta, out=mass)
+    positive = mass >= 0
+    merged = np.zeros_like(mass)
+    normalize = tensor.flag("normalize")
+    divisor = np.zeros_like(mass) if normalize else None
+    for index, delta in zip(moved, deltas, strict=True):
+        # A zero has no sign, so it agrees with neither.
+        agrees = np.equal(delta > 0, positive)
+        np.logical_and(agrees, delta != 0, out=agrees)
+        np.multiply(delta, agrees, out=delta)
+        _note_kept(block, index, delta, scales[index])
+        np.add(merged, delta, out=merged)
+        if divisor is not None:
+            np.add(divisor, agrees * np.float32(tensor.number("weight", index)), out=divisor)
+    if divisor is not None:
+        divisor[divisor == 0] = 1
+        np.divide(merged, divisor, out=merged)
+    return merged
+
+
+def _warns(tensor: Tensor, names: Sequence[str]) -> Sequence[str]:
+    weighted = [index for index in tensor.others if tensor.number("weight", index) != 0]
+    if not tensor.flag("normalize") or len(weighted) != 1 or tensor.number("weight", weighted[0]) == 1:
+        return ()
+    (index,) = weighted
+    return (
+        f"normalize: true divides the weight {tensor.number('weight', index):g} of {names[index]} by itself, as it is the only"
+        " weighted model: its delta enters in full, whatever the weight; set normalize: false for the weight to count",
+    )
+
+
+def _method(name: str, summary: str, source: str, how: Composition, *, normalize: bool, rescale: bool) -> Method:
+    density = Parameter("density", "the share of the delta's elements that is kept", 1.0, "other", low=0, high=1)
+    unused = Parameter("density", "accepted, as mergekit does, and without effect", 1.0, "other", low=0, high=1)
+    return Method(
+        name=name,
+        summary=summary,
+        source=source,
+        merge=lambda tensor: merge(tensor, how),
+        parameters=(
+            Parameter("weight", "how much of this model's delta", scope="other"),
+            unused if how.sparsify == "none" else density,
+            Parameter("normalize", "divide by the sum of the weights that count", normalize, kind=bool),
+            Parameter("rescale", "restore the L1 norm of a sparsified delta", rescale, kind=bool),
+            Parameter("lambda", "strength of the merged delta", 1.0),
+            Parameter("int8_mask", "accepted, as mergekit does, and without effect", False, kind=bool),
+        ),
+        base="required",
+        random=lambda tensor: how.sparsify == "random",
+        reports="delta",
+        contributes=lambda tensor, index: index == tensor.base or tensor.number("weight", index) != 0,
+        warns=_warns,
+    )
+
+
+TASK_ARITHMETIC = _method(
+    "task_arithmetic",
+    "the base plus weighted deltas",
+    "Ilharco et al. 2023, Editing models with task arithmetic, arXiv 2212.04089, section 2",
+    Composition("none", elect=False),
+    normalize=False,
+    rescale=False,
+)
+TIES = _method(
+    "ties",
+    "trim each delta to its largest elements, elect signs, average what agrees",
+    "Yadav et al. 2023, TIES-Merging, arXiv 2306.01708, algorithm 1",
+    Composition("magnitude", elect=True),
+    normalize=True,
+    rescale=False,
+)
+DARE_LINEAR = _method(
+    "dare_linear",
+    "drop random elements of each delta, rescale, add",
+    "Yu et al. 2024, DARE, arXiv 2311.03099, eq. 2-3",
+    Composition("random", elect=False),
+    normalize=False,
+    rescale=True,
+)
+DARE_TIES = _method(
+    "dare_ties",
+    "drop random elements of each delta, rescale, elect signs, add what agrees",
+    "Yu et al. 2024, DARE, arXiv 2311.03099, with TIES' sign election (2306.01708, algorithm 1)",
+    Composition("random", elect=True),
+    normalize=False,
+    rescale=True,
+)

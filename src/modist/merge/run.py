@@ -1,0 +1,413 @@
+"""`merge`: from a recipe to a finished checkpoint."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from modist.checkpoint.folder import INDEX, Checkpoint
+from modist.checkpoint.header import read_header
+from modist.checkpoint.shards import DEFAULT_SHARD_BYTES, Shard, ShardFiles, disk_error, index_json, lay_out
+from modist.checkpoint.staging import MANIFEST, Staging, check_output
+from modist.errors import MergeError, UserError, nearest
+from modist.merge.carry import carried_files, patched_config
+from modist.merge.compare import ALLOWABLE, Aspect, compare, refuse
+from modist.merge.engine import Engine, Events, Note
+from modist.merge.hashing import Hasher
+from modist.merge.manifest import (
+    RECIPE_FILE,
+    describe_input,
+    fingerprint,
+    read_manifest,
+    recipe_digest,
+    versions,
+)
+from modist.merge.plan import Plan, make_plan
+from modist.merge.share import ParentShare, shares
+from modist.recipe import ModelReference, Recipe, load_recipe
+from modist.report.card import Parent, licence_of, model_card
+from modist.version import VERSION
+
+
+@dataclass(frozen=True)
+class MergeReport:
+    """What a merge did.
+
+    Attributes:
+        out: the finished folder.
+        method, seed: as run.
+        parents: what each gave.
+        comparison: the parents side by side.
+        warnings: remarks made.
+        read_bytes, write_bytes: of tensors.
+        seconds: `plan`, `engine` (reading, computing and writing blocks), `fsync`, `hashing` (waited for after the engine),
+            `total`.
+        resumed: tensors that an earlier run had finished.
+        already: whether there was nothing to do.
+        peak_memory_bytes: of this process, the interpreter and its imports included.
+    """
+
+    out: str
+    method: str
+    seed: int
+    parents: tuple[ParentShare, ...]
+    comparison: tuple[Aspect, ...] = ()
+    warnings: tuple[str, ...] = ()
+    read_bytes: int = 0
+    write_bytes: int = 0
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    resumed: int = 0
+    already: bool = False
+    peak_memory_bytes: int | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass
+class Watch:
+    """Where a merge says what it is doing; every hook may be left alone, and may be called from any thread.
+
+    Attributes:
+        planned: the plan and the comparison, before anything is read or written.
+        warning: one remark.
+        phase: `survey`, `blend`, `fsync`, `verify`, `rename`.
+        advance: bytes of output written.
+    """
+
+    planned: Callable[[Plan, tuple[Aspect, ...]], None] = lambda plan, aspects: None
+    warning: Callable[[str], None] = lambda text: None
+    phase: Callable[[str], None] = lambda name: None
+    advance: Callable[[int], None] = lambda count: None
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A merge that is planned, compared and found possible."""
+
+    recipe: Recipe
+    plan: Plan
+    aspects: tuple[Aspect, ...]
+    checkpoints: Mapping[str, Checkpoint]
+    commits: Mapping[str, str | None]
+
+
+def open_models(
+    references: Iterable[ModelReference], allow_code: bool = False
+) -> tuple[dict[str, Checkpoint], dict[str, str | None]]:
+    """Open each model, fetching those that name a hub; keyed by `str(reference)`, with the commit of those fetched."""
+    checkpoints: dict[str, Checkpoint] = {}
+    commits: dict[str, str | None] = {}
+    for reference in references:
+        key = str(reference)
+        if reference.is_local:
+            folder, commits[key] = reference.folder, None
+        else:
+            from modist.checkpoint.hub import fetch
+
+            fetched = fetch(reference, allow_code=allow_code)
+            folder, commits[key] = fetched.folder, fetched.commit
+        checkpoints[key] = Checkpoint.open(folder, reference.name if reference.is_local else key)
+    return checkpoints, commits
+
+
+def prepare(
+    recipe: str | Path | Recipe,
+    *,
+    seed: int = 0,
+    allow: Iterable[str] = (),
+    allow_code: bool = False,
+) -> Prepared:
+    """Plan a merge from headers alone: nothing is written, no tensor is read.
+
+    Raises:
+        RecipeError, UserError, CheckpointError, HubError: see each; the parents' fitness is judged by the caller through
+            `modist.merge.compare.refuse`.
+    """
+    allowed = frozenset(allow)
+    for word in allowed - ALLOWABLE.keys():
+        raise UserError(f"--allow {word}: unknown{nearest(word, ALLOWABLE)} (known: {', '.join(ALLOWABLE)})")
+    recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
+    checkpoints, commits = open_models(recipe.models, allow_code)
+    plan = make_plan(recipe, checkpoints, seed=seed, allow=allowed)
+    return Prepared(recipe, plan, compare(plan, allowed), checkpoints, commits)
+
+
+def merge(
+    recipe: str | Path | Recipe,
+    out: str | Path,
+    *,
+    seed: int = 0,
+    resume: bool = False,
+    allow: Iterable[str] = (),
+    threads: int | None = None,
+    memory: int = 1 << 30,
+    shard_bytes: int = DEFAULT_SHARD_BYTES,
+    hash_inputs: bool = False,
+    trust_remote_code: bool = False,
+    watch: Watch | None = None,
+) -> MergeReport:
+    """Merge the models of a recipe into one checkpoint.
+
+    Args:
+        recipe: a YAML file in either dialect, or a recipe already read.
+        out: the folder to write; it appears whole or not at all.
+        seed: for methods that draw; recorded in the manifest.
+        resume: go on from what a killed run left; a finished output of the same merge is left as it is.
+        allow: differences between parents to accept: keys of `modist.merge.compare.ALLOWABLE`.
+        threads: workers; None for one a core.
+        memory: budget in bytes above the interpreter.
+        shard_bytes: largest weight file.
+        hash_inputs: record the inputs' SHA-256 too (else size, time and header digest).
+        trust_remote_code: carry the base's own Python files along (nothing here runs them).
+        watch: told of progress.
+
+    Returns:
+        What was done, and what each parent gave.
+
+    Raises:
+        UserError: what the user asked cannot be done (exit status 2).
+        CheckpointError, HubError, MergeError: it failed (exit status 1); the output is absent or the old one.
+    """
+    began = time.perf_counter()
+    watch, out, allowed = watch or Watch(), Path(out), frozenset(allow)
+    prepared = prepare(recipe, seed=seed, allow=allowed, allow_code=trust_remote_code)
+    plan = prepared.plan
+    watch.planned(plan, prepared.aspects)
+    refuse(prepared.aspects)
+    warnings = _warnings(prepared, trust_remote_code)
+    for text in warnings:
+        watch.warning(text)
+    check_output(out, {checkpoint.label: checkpoint.folder for checkpoint in prepared.checkpoints.values()})
+
+    inputs = [describe_input(c, prepared.commits[key], hash_inputs) for key, c in prepared.checkpoints.items()]
+    options = {"shard_bytes": shard_bytes, "allow": sorted(allowed), "trust_remote_code": trust_remote_code}
+    print_ = fingerprint(plan, seed, inputs, options)
+    engine = Engine(threads or os.cpu_count() or 1, memory, allow_nonfinite="nonfinite" in allowed)
+    engine.workers(plan)
+    if resume and (found := read_manifest(out)) and found.get("fingerprint") == print_:
+        shutil.rmtree(Staging(out).root, ignore_errors=True)
+        return _already(out, found, plan, seed, prepared.aspects, tuple(warnings))
+    planned_s = time.perf_counter() - began
+
+    staging = Staging(out)
+    shards = lay_out([(p.name, p.dtype, p.tensor.shape) for p in plan.tensors], staging.model, shard_bytes)
+    _check_space(out, sum(shard.size for shard in shards), staging, resume)
+    with _staged(staging):
+        resumed = staging.begin(print_, resume)
+        done: dict[str, Note] = dict(staging.finished)
+        timer = {"plan": planned_s}
+        notes, digests = _write_tensors(engine, plan, shards, staging, done, resumed, watch, timer)
+        given = shares(plan, notes)
+        files = _write_rest(prepared, staging, shards, digests, given, seed, trust_remote_code)
+        watch.phase("verify")
+        _verify_staged(staging, shards, plan)
+        report = MergeReport(
+            out=str(out),
+            method=plan.method.name,
+            seed=seed,
+            parents=tuple(given),
+            comparison=prepared.aspects,
+            warnings=tuple(warnings),
+            read_bytes=plan.read_bytes,
+            write_bytes=plan.write_bytes,
+            resumed=len(done),
+        )
+        manifest = _manifest(prepared, report, print_, inputs, files, options, engine)
+        staging.write_text(MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+        watch.phase("rename")
+        staging.commit()
+    for checkpoint in prepared.checkpoints.values():
+        checkpoint.close()
+    timer["total"] = time.perf_counter() - began
+    return MergeReport(**{**vars(report), "seconds": timer, "peak_memory_bytes": peak_memory()})
+
+
+@contextmanager
+def _staged(staging: Staging) -> Iterator[None]:
+    """Keep what was finished for --resume, and leave nothing where nothing was."""
+    try:
+        yield
+    except UserError:
+        staging.close()
+        raise
+    except BaseException:
+        staging.abandon_if_empty()
+        raise
+
+
+def _write_tensors(
+    engine: Engine,
+    plan: Plan,
+    shards: tuple[Shard, ...],
+    staging: Staging,
+    done: dict[str, Note],
+    resumed: bool,
+    watch: Watch,
+    timer: dict[str, float],
+) -> tuple[dict[str, Note], dict[str, str]]:
+    targets = {tensor.name: tensor for shard in shards for tensor in shard.tensors}
+    files = ShardFiles(staging.model, shards, keep=resumed)
+    try:
+
+        def checkpoint() -> None:
+            recorded = staging.recorded
+            files.sync()
+            staging.synced(recorded)
+
+        hasher = Hasher(files, staging.model, checkpoint)
+        for name in done:
+            hasher.finished(name)
+            watch.advance(targets[name].nbytes)
+        hasher.start()
+
+        def finished(name: str, note: Note) -> None:
+            staging.finish(name, note)
+            hasher.finished(name)
+
+        began = time.perf_counter()
+        try:
+            notes = engine.run(plan, targets, files, Events(watch.phase, watch.advance, finished), done)
+        except BaseException:
+            hasher.stop()
+            hasher.join()
+            raise
+        timer["engine"] = time.perf_counter() - began
+        began = time.perf_counter()
+        hasher.join()
+        if hasher.failure is not None:
+            raise hasher.failure
+        timer["hashing"] = time.perf_counter() - began
+        watch.phase("fsync")
+        began = time.perf_counter()
+        files.sync()
+        staging.synced(staging.recorded)
+        timer["fsync"] = time.perf_counter() - began
+        return notes, hasher.digests
+    except OSError as error:
+        raise disk_error(staging.root, error) from None
+    finally:
+        files.close()
+
+
+def _write_rest(
+    prepared: Prepared,
+    staging: Staging,
+    shards: tuple[Shard, ...],
+    digests: Mapping[str, str],
+    given: list[ParentShare],
+    seed: int,
+    allow_code: bool,
+) -> dict[str, dict[str, Any]]:
+    """Everything but tensors; returns name -> size and SHA-256 of every file of the result but the manifest."""
+    from hashlib import sha256
+
+    plan, text = prepared.plan, prepared.recipe.document.text
+    small = carried_files(plan.donor, allow_code)
+    small["config.json"] = patched_config(plan).encode()
+    small[RECIPE_FILE] = text.encode()
+    index = index_json(shards)
+    if index is not None:
+        small[INDEX] = index.encode()
+    folders = {checkpoint.label: checkpoint.folder for checkpoint in prepared.checkpoints.values()}
+    parents = [Parent(entry.name, licence_of(folders[entry.name]), entry.phrase) for entry in given]
+    card = model_card(staging.out.name, plan.method.name, plan.method.source, parents, text, seed, VERSION)
+    small["README.md"] = card.encode()
+    for name, data in small.items():
+        staging.write_bytes(name, data)
+    files = {shard.name: {"size": shard.size, "sha256": digests[shard.name]} for shard in shards}
+    return files | {name: {"size": len(data), "sha256": sha256(data).hexdigest()} for name, data in sorted(small.items())}
+
+
+def _verify_staged(staging: Staging, shards: tuple[Shard, ...], plan: Plan) -> None:
+    """Read the new headers back, as any loader will."""
+    found = {name for shard in shards for name in read_header(staging.model / shard.name)}
+    wanted = {planned.name for planned in plan.tensors}
+    if found != wanted:
+        raise MergeError(f"{staging.model}: the written headers do not hold the planned tensors; nothing was renamed")
+
+
+def _manifest(
+    prepared: Prepared,
+    report: MergeReport,
+    print_: str,
+    inputs: list[dict[str, Any]],
+    files: dict[str, dict[str, Any]],
+    options: dict[str, Any],
+    engine: Engine,
+) -> dict[str, Any]:
+    text = prepared.recipe.document.text
+    return {
+        "format": 1,
+        "versions": versions(),
+        "fingerprint": print_,
+        "method": report.method,
+        "seed": report.seed,
+        "recipe": {"file": RECIPE_FILE, "sha256": recipe_digest(text), "text": text},
+        "options": options,
+        "inputs": inputs,
+        "config_from": prepared.plan.donor.label,
+        "parents": [asdict(parent) for parent in report.parents],
+        "comparison": [asdict(aspect) for aspect in report.comparison],
+        "warnings": list(report.warnings),
+        "left_out": dict(prepared.plan.drops),
+        "nonfinite_blocks": dict(engine.nonfinite),
+        "files": files,
+    }
+
+
+def _warnings(prepared: Prepared, trust_remote_code: bool) -> list[str]:
+    plan = prepared.plan
+    found = [note for checkpoint in prepared.checkpoints.values() for note in checkpoint.notes]
+    found += plan.warnings
+    if prepared.recipe.model_kwargs.get("trust_remote_code") and not trust_remote_code:
+        found.append(
+            "trust_remote_code in the recipe is read and not obeyed: a recipe is data; give --trust-remote-code if you trust"
+            " the models' code"
+        )
+    if plan.donor.config.get("auto_map") and not trust_remote_code:
+        found.append(
+            f"{plan.donor.label}: its config names code of its own (auto_map), which is not carried along; give"
+            " --trust-remote-code to copy it"
+        )
+    found += [f"{aspect.name}: {aspect.reason} (allowed)" for aspect in prepared.aspects if aspect.gravity == "allowed"]
+    return found
+
+
+def _check_space(out: Path, needed: int, staging: Staging, resume: bool) -> None:
+    place = out.absolute().parent
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if staging.model.is_dir():
+        free += sum(path.stat().st_blocks * 512 for path in staging.model.iterdir() if path.is_file())
+    if free < needed:
+        raise MergeError(f"{out}: the disk is full: the result needs {needed:,} bytes, {free:,} are free")
+
+
+def _already(
+    out: Path, manifest: dict[str, Any], plan: Plan, seed: int, aspects: tuple[Aspect, ...], warnings: tuple[str, ...]
+) -> MergeReport:
+    parents = tuple(ParentShare(**entry) for entry in manifest.get("parents", []))
+    return MergeReport(
+        str(out), plan.method.name, seed, parents, aspects, warnings, plan.read_bytes, plan.write_bytes,
+        seconds={}, resumed=len(plan.tensors), already=True, peak_memory_bytes=peak_memory(),
+    )  # fmt: skip
+
+
+def peak_memory() -> int | None:
+    """The most memory this process ever held, in bytes; None where the system does not say."""
+    try:
+        import resource
+        import sys
+    except ImportError:
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

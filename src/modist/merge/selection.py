@@ -1,0 +1,207 @@
+"""The k largest of a tensor's keys, exactly, without sorting and without holding the tensor.
+
+Keys are uint32 that order as the quantity does (see `rising` and `by_magnitude`).  A sample brackets the k-th largest; one
+pass counts what lies above the bracket and keeps what lies inside, and a selection among those few finds the key.  Where the
+bracket misses, or too much lies inside it, two histograms over the bits find it instead.  Ties go to the lower flat index, so
+exactly k elements are chosen and the same ones each time.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from modist.checkpoint.dtype import Floats
+
+Mask = npt.NDArray[np.bool_]
+Keys = npt.NDArray[np.uint32]
+KeysOf = Callable[[int], Keys]
+
+SAMPLE = 1 << 16
+MARGIN = 0.006
+_LOW_BITS = 15
+
+
+def by_magnitude(values: Floats) -> Keys:
+    """Keys that order as |value| does; `values` is overwritten."""
+    return np.abs(values, out=values).view(np.uint32)
+
+
+def rising(values: Floats) -> Keys:
+    """Keys that order as the values do, both zeros alike; `values` is overwritten."""
+    np.add(values, np.float32(0), out=values)
+    bits = values.view(np.int32)
+    # Negative floats order backwards: flip all their bits; of the others, only the sign.
+    flips = np.right_shift(bits, 31)
+    np.bitwise_or(flips, np.int32(-(1 << 31)), out=flips)
+    np.bitwise_xor(bits, flips, out=bits)
+    return bits.view(np.uint32)
+
+
+@dataclass(frozen=True)
+class Largest:
+    """Which elements of a tensor are among its k largest keys.
+
+    Attributes:
+        threshold: the k-th largest key.
+        ties: for each block, how many of its elements that equal the threshold are kept, lowest index first.
+    """
+
+    threshold: np.uint32
+    ties: tuple[int, ...]
+
+    def mask(self, block: int, keys: Keys) -> Mask:
+        """Which elements of one block are kept; `keys` must be the ones the selection was made from."""
+        kept = keys > self.threshold
+        if self.ties[block]:
+            equal = np.flatnonzero(keys == self.threshold)
+            kept[equal[: self.ties[block]]] = True
+        return kept
+
+
+def largest(
+    count: int,
+    size: int,
+    blocks: int,
+    each: Callable[[int, Callable[[int], object]], Sequence[object]],
+    keys: KeysOf,
+    sample: Keys,
+    room: int,
+) -> Largest:
+    """Find the `count` largest of `size` keys.
+
+    Args:
+        count: how many to keep, 1 <= count <= size.
+        size: how many keys there are.
+        blocks: in how many blocks they come.
+        each: `each(n, f)` gives `[f(0), ..., f(n - 1)]`, possibly in parallel.
+        keys: `keys(b)`: the keys of block b; a fresh array each time.
+        sample: some of the keys, to guess from; a bad guess costs time, never correctness.
+        room: how many keys may be held at once.
+    """
+    low, high = _bracket(sample, count / size)
+    if low is not None and low == high:
+        exact = low
+    else:
+        found = _from_bracket(count, blocks, each, keys, low, high, room)
+        if isinstance(found, Largest):
+            return found
+        exact = _from_histograms(count, blocks, each, keys)
+
+    def around(block: int) -> tuple[int, int]:
+        values = keys(block)
+        return int(np.count_nonzero(values > exact)), int(np.count_nonzero(values == exact))
+
+    counted: Sequence[tuple[int, int]] = each(blocks, around)  # type: ignore[assignment]
+    above, equal = sum(c[0] for c in counted), [c[1] for c in counted]
+    if not above < count <= above + sum(equal):
+        exact = _from_histograms(count, blocks, each, keys)
+        counted = each(blocks, around)  # type: ignore[assignment]
+        above, equal = sum(c[0] for c in counted), [c[1] for c in counted]
+    return Largest(exact, _share_out(count - above, equal))
+
+
+def _bracket(sample: Keys, share: float) -> tuple[np.uint32 | None, np.uint32 | None]:
+    """Values that most likely enclose the quantile; None stands for no bound on that side."""
+    n = len(sample)
+    if not n:
+        return None, None
+    margin = MARGIN + 4 * float(np.sqrt(share * (1 - share) / n))
+    top, bottom = int(np.floor((share - margin) * n)), int(np.ceil((share + margin) * n))
+    ranks = [min(max(n - 1 - rank, 0), n - 1) for rank in (top, bottom)]
+    ordered = np.partition(sample, sorted(set(ranks)))
+    high = ordered[ranks[0]] if top >= 0 else None
+    low = ordered[ranks[1]] if bottom < n else None
+    return low, high
+
+
+def _from_bracket(
+    count: int,
+    blocks: int,
+    each: Callable[[int, Callable[[int], object]], Sequence[object]],
+    keys: KeysOf,
+    low: np.uint32 | None,
+    high: np.uint32 | None,
+    room: int,
+) -> Largest | None:
+    held = 0
+
+    def sift(block: int) -> tuple[int, Keys | None]:
+        nonlocal held
+        values = keys(block)
+        above = 0
+        if high is not None:
+            above = int(np.count_nonzero(values > high))
+            inside = values <= high
+            if low is not None:
+                np.logical_and(inside, values >= low, out=inside)
+        else:
+            inside = values >= (low if low is not None else np.uint32(0))
+        number = int(np.count_nonzero(inside))
+        # A race here only lets a few more in than there is room for; it cannot lose any.
+        held += number
+        if held > room:
+            return above, None
+        return above, values[np.flatnonzero(inside)]
+
+    found: Sequence[tuple[int, Keys | None]] = each(blocks, sift)  # type: ignore[assignment]
+    kept = [part for _, part in found if part is not None]
+    above = sum(number for number, _ in found)
+    inside = sum(map(len, kept))
+    if len(kept) < blocks or not above < count <= above + inside:
+        return None
+    together = np.concatenate(kept)
+    rank = inside - (count - above)
+    threshold = np.partition(together, rank)[rank]
+    above += int(np.count_nonzero(together > threshold))
+    equal = [int(np.count_nonzero(part == threshold)) for part in kept]
+    return Largest(threshold, _share_out(count - above, equal))
+
+
+def _from_histograms(
+    count: int,
+    blocks: int,
+    each: Callable[[int, Callable[[int], object]], Sequence[object]],
+    keys: KeysOf,
+) -> np.uint32:
+    lock = threading.Lock()
+
+    def total(bins: int, index: Callable[[npt.NDArray[np.uint32]], npt.NDArray[np.uint32]]) -> npt.NDArray[np.int64]:
+        histogram = np.zeros(bins, np.int64)
+
+        def add(block: int) -> None:
+            counted = np.bincount(index(keys(block)), minlength=bins)
+            with lock:
+                np.add(histogram, counted, out=histogram)
+
+        each(blocks, add)
+        return histogram
+
+    upper, left = _rank_from_top(total(1 << (32 - _LOW_BITS), lambda bits: bits >> _LOW_BITS), count)
+    low_mask = np.uint32((1 << _LOW_BITS) - 1)
+    lower, _ = _rank_from_top(
+        total(1 << _LOW_BITS, lambda bits: bits[np.flatnonzero((bits >> _LOW_BITS) == upper)] & low_mask), left
+    )
+    return np.uint32((upper << _LOW_BITS) | lower)
+
+
+def _rank_from_top(histogram: npt.NDArray[np.int64], count: int) -> tuple[int, int]:
+    """The bin that holds the count-th largest, and its rank from the top within that bin."""
+    from_top = np.cumsum(histogram[::-1])
+    position = int(np.searchsorted(from_top, count))
+    above = int(from_top[position - 1]) if position else 0
+    return len(histogram) - 1 - position, count - above
+
+
+def _share_out(number: int, equal: Sequence[int]) -> tuple[int, ...]:
+    """Give the first `number` ties a place, in the order of the blocks."""
+    given = []
+    for available in equal:
+        taken = min(number, available)
+        given.append(taken)
+        number -= taken
+    return tuple(given)

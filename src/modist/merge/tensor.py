@@ -1,0 +1,221 @@
+"""One tensor being merged, seen as a row of blocks: what a method reads, measures and answers with.
+
+A method is a function of a `Tensor`.  It may survey the tensor first (sums, extremes, the k largest), each survey being one
+streaming pass, and it returns how to blend a block:
+
+    Blend    a function from a block to its merged values (float32) or, when every element is taken untouched from one of
+             the inputs, to a `Choice`;
+    Copy     the whole tensor is one input's, bit for bit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from modist.checkpoint.dtype import Array, Floats
+from modist.checkpoint.folder import Checkpoint
+from modist.merge.crew import Crew
+from modist.merge.draw import Draws, draws, stream_key
+from modist.merge.selection import SAMPLE, Keys, Largest, largest
+from modist.recipe import Scalar
+
+BLOCK = 1 << 18
+# Sums are rounded in runs of this many elements and then added in float64, in order: the same for any block size.
+GRAIN = 1 << 12
+_SAMPLE_RUN = 1 << 11
+
+
+@dataclass(frozen=True)
+class Copy:
+    """The tensor is taken from one input as it is stored."""
+
+    input: int
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Each element is taken as it is stored from one input: `inputs[k]` (uint8 or bool) says which, for element k."""
+
+    inputs: npt.NDArray[Any]
+
+
+Blend = Callable[["Block"], Floats | Choice]
+Answer = Blend | Copy
+
+
+class Block:
+    """Elements [start, stop) of a tensor, in flat order."""
+
+    def __init__(self, tensor: Tensor, number: int, start: int, stop: int) -> None:
+        self.tensor = tensor
+        self.number = number
+        self.start = start
+        self.stop = stop
+        self._base: Floats | None = None
+        self.tally: dict[str, float] = {}
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def __getitem__(self, index: int) -> Floats:
+        """Input `index` as float32 [n], in a new array that may be overwritten."""
+        source = self.tensor.sources[index]
+        return source.checkpoint.floats(source.name, self.start, self.stop)
+
+    def stored(self, index: int) -> Array:
+        """Input `index` as it is stored [n]."""
+        source = self.tensor.sources[index]
+        return source.checkpoint.read(source.name, self.start, self.stop)
+
+    @property
+    def base(self) -> Floats:
+        """The base as float32 [n], read once a block: not to be overwritten."""
+        if self._base is None:
+            assert self.tensor.base is not None
+            self._base = self[self.tensor.base]
+        return self._base
+
+    def delta(self, index: int) -> Floats:
+        """Input `index` minus the base, float32 [n], in a new array."""
+        values = self[index]
+        np.subtract(values, self.base, out=values)
+        return values
+
+    def draws(self, stream: str) -> Draws:
+        """This block's part of a random stream: uint32 [n], the same for any block size and thread count."""
+        return draws(stream_key(self.tensor.seed, self.tensor.name, stream), self.start, self.stop)
+
+    def note(self, quantity: str, amount: float) -> None:
+        """Add to a quantity that the report sums over blocks and tensors."""
+        self.tally[quantity] = self.tally.get(quantity, 0.0) + float(amount)
+
+
+@dataclass(frozen=True)
+class TensorSource:
+    """One input's copy of the tensor: the checkpoint that holds it and its name there."""
+
+    checkpoint: Checkpoint
+    name: str
+    model: str
+
+
+@dataclass
+class Tensor:
+    """One output tensor and what it is made from.
+
+    Attributes:
+        name, shape: of the output.
+        sources: the inputs, in the recipe's order.
+        base: which input is the base, or None.
+        values: parameters shared by all inputs, resolved for this tensor.
+        each: parameters of each input, resolved for this tensor; the base's entry holds only what bases have.
+        seed: of the whole merge.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    sources: Sequence[TensorSource]
+    base: int | None
+    values: Mapping[str, Scalar]
+    each: Sequence[Mapping[str, Scalar]]
+    seed: int = 0
+    crew: Crew = field(default_factory=lambda: Crew(1), repr=False)
+    block_size: int = BLOCK
+    room: int = 1 << 26
+    on_survey: Callable[[], None] = lambda: None
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def others(self) -> tuple[int, ...]:
+        """The inputs that are not the base, in order."""
+        return tuple(index for index in range(len(self.sources)) if index != self.base)
+
+    @property
+    def blocks(self) -> int:
+        return -(-self.size // self.block_size)
+
+    def number(self, name: str, index: int | None = None) -> float:
+        """A numeric parameter: shared, or input `index`'s."""
+        return float((self.values if index is None else self.each[index])[name])
+
+    def flag(self, name: str) -> bool:
+        """A true/false parameter shared by all inputs."""
+        return bool(self.values[name])
+
+    def block(self, number: int) -> Block:
+        start = number * self.block_size
+        return Block(self, number, start, min(start + self.block_size, self.size))
+
+    def survey(self, measure: Callable[[Block], Any]) -> list[Any]:
+        """One pass over all blocks: what `measure` says of each, in order."""
+        self.on_survey()
+        return self.crew.each(self.blocks, lambda number: measure(self.block(number)))
+
+    def total(self, terms: Callable[[Block], Sequence[Array]]) -> npt.NDArray[np.float64]:
+        """Sum over the tensor.
+
+        Args:
+            terms: for a block, m arrays of elementwise terms [n] (or of run sums, see `run_sums`).
+
+        Returns:
+            The m sums, float64.
+        """
+        runs = self.survey(lambda block: [run_sums(term) for term in terms(block)])
+        return np.array([math.fsum(np.concatenate(column)) for column in zip(*runs, strict=True)])
+
+    def dots(self, pairs: Callable[[Block], Sequence[tuple[Floats, Floats]]]) -> npt.NDArray[np.float64]:
+        """Dot products over the tensor: m sums, float64, for m pairs of arrays [n] a block."""
+        runs = self.survey(lambda block: [run_dots(a, b) for a, b in pairs(block)])
+        return np.array([math.fsum(np.concatenate(column)) for column in zip(*runs, strict=True)])
+
+    def largest(self, count: int, keys: Callable[[Block], Keys]) -> Largest:
+        """The exact `count` largest of some keys, ties to the lower flat index.
+
+        Args:
+            count: how many; 1 <= count <= size.
+            keys: uint32 [n] for a block, a new array each time; see `by_magnitude` and `rising`.
+        """
+        self.on_survey()
+        return largest(
+            count,
+            self.size,
+            self.blocks,
+            self.crew.each,
+            lambda number: keys(self.block(number)),
+            self._sample(keys),
+            self.room,
+        )
+
+    def _sample(self, keys: Callable[[Block], Keys]) -> Keys:
+        if self.size <= SAMPLE:
+            return keys(Block(self, 0, 0, self.size))
+        runs = SAMPLE // _SAMPLE_RUN
+        starts = np.linspace(0, self.size - _SAMPLE_RUN, runs).astype(np.int64)
+        return np.concatenate([keys(Block(self, -1, int(start), int(start) + _SAMPLE_RUN)) for start in starts])
+
+
+def run_sums(values: Array) -> npt.NDArray[np.float64]:
+    """Sums of consecutive runs of GRAIN elements, float64 [ceil(n / GRAIN)]."""
+    whole = len(values) // GRAIN * GRAIN
+    sums = values[:whole].reshape(-1, GRAIN).sum(axis=1, dtype=np.float32 if values.dtype == np.float32 else None)
+    rest = values[whole:]
+    return np.append(sums.astype(np.float64), rest.sum(dtype=np.float64)) if len(rest) else sums.astype(np.float64)
+
+
+def run_dots(a: Floats, b: Floats) -> npt.NDArray[np.float64]:
+    """The same for the products of two arrays."""
+    whole = len(a) // GRAIN * GRAIN
+    sums = np.einsum("ij,ij->i", a[:whole].reshape(-1, GRAIN), b[:whole].reshape(-1, GRAIN)).astype(np.float64)
+    if whole == len(a):
+        return sums
+    rest = np.einsum("i,i->", a[whole:].astype(np.float64), b[whole:].astype(np.float64))
+    return np.append(sums, rest)

@@ -1,0 +1,337 @@
+"""A recipe: what to combine, read once from YAML and immutable from then on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from pydantic import BaseModel, ValidationError
+
+from modist.errors import RecipeError, nearest
+from modist.recipe.document import Document, Key, parse_document, read_document
+from modist.recipe.reference import ModelReference
+from modist.recipe.schema import MergeFile, MixtureFile, SliceEntry
+from modist.recipe.setting import Setting, constant, read_setting
+
+Settings = Mapping[str, Setting]
+T = TypeVar("T", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Source:
+    """One model's part in a slice."""
+
+    model: ModelReference
+    parameters: Settings
+    path: tuple[Key, ...]
+
+
+@dataclass(frozen=True)
+class Slice:
+    """A run of layers and the models it is made of; `layers` of None means all of them."""
+
+    sources: tuple[Source, ...]
+    parameters: Settings
+    layers: tuple[int, int] | None
+    path: tuple[Key, ...]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A validated recipe, whichever dialect it was written in.
+
+    Attributes:
+        method: the merge method's name (`mod` for Configuration 1).
+        slices: runs of layers from bottom to top; every slice has the same models in the same order.
+        base: the model the others are measured from, or None.
+        parameters: settings for the whole recipe, lowest in precedence.
+        dtype: of the output, or None to keep the stored one.
+        model_kwargs: for loading an expert when it is run; never obeyed for `trust_remote_code`.
+        document: the YAML it came from.
+    """
+
+    method: str
+    slices: tuple[Slice, ...]
+    base: ModelReference | None
+    parameters: Settings
+    dtype: str | None
+    document: Document = field(repr=False)
+    model_kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def models(self) -> tuple[ModelReference, ...]:
+        """The models in the order of the recipe, the base last if no slice names it."""
+        named = tuple(source.model for source in self.slices[0].sources)
+        return named if self.base is None or self.base in named else (*named, self.base)
+
+    @property
+    def donor(self) -> ModelReference:
+        """The model whose config, tokenizer and tensor names the result carries."""
+        return self.base or self.models[0]
+
+    @property
+    def base_path(self) -> tuple[Key, ...]:
+        return ("base_model",)
+
+    def settings(self, part: Slice, source: Source | None) -> tuple[Settings, ...]:
+        """From highest to lowest precedence: the source's, the slice's, the recipe's (mergekit's order)."""
+        return (*((source.parameters,) if source else ()), part.parameters, self.parameters)
+
+
+def load_recipe(path: str | Path) -> Recipe:
+    """Read a recipe from a YAML file.
+
+    Args:
+        path: the paper's Configuration 1, or any merge in mergekit's dialect.
+
+    Raises:
+        RecipeError: with the file, the line and the key of what is wrong.
+    """
+    return read_recipe(read_document(Path(path)))
+
+
+def parse_recipe(text: str, name: str = "recipe") -> Recipe:
+    """The same from YAML in memory."""
+    return read_recipe(parse_document(text, name))
+
+
+def read_recipe(document: Document) -> Recipe:
+    """The same from a document already parsed."""
+    data = document.data
+    if not isinstance(data, dict):
+        raise document.error("a recipe is a mapping of keys, such as 'experts' and 'weights', or 'models' and 'merge_method'")
+    if "experts" in data or ("weights" in data and "merge_method" not in data):
+        return _read_mixture(document, _validate(document, MixtureFile))
+    return _read_merge(document, _validate(document, MergeFile))
+
+
+def _validate(document: Document, model: type[T]) -> T:
+    try:
+        return model.model_validate(document.data)
+    except ValidationError as error:
+        raise _readable(document, model, error) from None
+
+
+def _readable(document: Document, model: type[BaseModel], error: ValidationError) -> RecipeError:
+    """The first problem in reading order, as one line."""
+    problems = sorted(
+        error.errors(include_url=False),
+        key=lambda problem: document.lines.get(_known(document, problem["loc"]), 0),
+    )
+    problem = problems[0]
+    path = _known(document, problem["loc"])
+    kind, value = problem["type"], problem.get("input")
+    if kind == "extra_forbidden":
+        key = str(problem["loc"][-1])
+        return document.error(f"unknown key {key!r}{nearest(key, _allowed(model, problem['loc'][:-1]))}", *path)
+    if kind == "missing":
+        return document.error(f"the key {problem['loc'][-1]!r} is missing", *path)
+    message = problem["msg"].removeprefix("Input ")
+    shown = repr(value) if isinstance(value, (str, int, float, bool, type(None))) else type(value).__name__
+    hint = ""
+    if kind == "literal_error" and isinstance(value, str):
+        hint = nearest(value, str(problem.get("ctx", {}).get("expected", "")).replace("'", "").replace(" or ", ", ").split(", "))
+    return document.error(f"{shown}: {message}{hint}", *path)
+
+
+def _known(document: Document, location: tuple[Key, ...]) -> tuple[Key, ...]:
+    """The part of pydantic's location that the document has (unions add parts of their own)."""
+    path: tuple[Key, ...] = ()
+    for key in location:
+        if (*path, key) in document.lines:
+            path = (*path, key)
+    return path
+
+
+def _allowed(model: type[BaseModel], location: tuple[Key, ...]) -> list[str]:
+    schema: Any = model.model_json_schema()
+    definitions, node = schema.get("$defs", {}), schema
+    for key in location:
+        options = [node, *node.get("anyOf", [])]
+        options = [definitions[o["$ref"].rsplit("/", 1)[-1]] if "$ref" in o else o for o in options]
+        for option in options:
+            if isinstance(key, str) and key in option.get("properties", {}):
+                node = option["properties"][key]
+            elif isinstance(key, int) and "items" in option:
+                node = option["items"]
+        if "$ref" in node:
+            node = definitions[node["$ref"].rsplit("/", 1)[-1]]
+    return list(node.get("properties", {}))
+
+
+def _reference(document: Document, text: str, path: tuple[Key, ...]) -> ModelReference:
+    try:
+        reference = ModelReference.parse(text)
+    except ValueError as error:
+        raise document.error(str(error), *path) from None
+    if reference.adapter:
+        raise document.error(f"{text!r} asks for a LoRA adapter, which modist cannot merge on the fly yet", *path)
+    if reference.is_local and not reference.folder.is_dir():
+        beside = Path(document.name).parent / reference.folder
+        if beside.is_dir():
+            return ModelReference(str(beside), reference.revision)
+        known = [p.name for p in reference.folder.parent.glob("*") if p.is_dir()] if reference.folder.parent.is_dir() else []
+        close = nearest(reference.folder.name, known)
+        raise document.error(f"there is no folder {text!r}{close}", *path)
+    return reference
+
+
+def _read_settings(document: Document, data: dict[str, Any] | None, path: tuple[Key, ...]) -> Settings:
+    return {key: read_setting(document, value, (*path, key)) for key, value in (data or {}).items()}
+
+
+def _read_mixture(document: Document, file: MixtureFile) -> Recipe:
+    if len(file.weights) != len(file.experts):
+        raise document.error(
+            f"{len(file.weights)} weights for {len(file.experts)} experts; give one for each", "weights"
+        )
+    total = math.fsum(file.weights)
+    if abs(total - 1) > 1e-6:
+        raise document.error(f"the weights {file.weights} sum to {total:g}; they must sum to 1", "weights")
+    sources = []
+    for index, (expert, weight) in enumerate(zip(file.experts, file.weights, strict=True)):
+        path: tuple[Key, ...] = ("experts", index, "source_model")
+        reference = _reference(document, expert.source_model, path)
+        setting = Setting(constant(weight).cases, ("weights", index))
+        sources.append(Source(reference, {"weight": setting}, path))
+    base = _reference(document, file.base_model, ("base_model",)) if file.base_model else None
+    options = {key: getattr(file, key) for key in ("normalize", "select", "scope")}
+    parameters = {
+        key: Setting(constant(value).cases, (key,)) for key, value in options.items() if value is not None
+    }
+    kwargs = file.model_kwargs or {}
+    if isinstance(kwargs, list):
+        kwargs = {key: value for part in kwargs for key, value in part.items()}
+    return Recipe(
+        method="mod",
+        slices=(Slice(tuple(sources), {}, None, ()),),
+        base=base,
+        parameters=parameters,
+        dtype=file.out_dtype or file.dtype,
+        document=document,
+        model_kwargs=kwargs,
+    )
+
+
+def _read_merge(document: Document, file: MergeFile) -> Recipe:
+    given = [key for key in ("models", "slices", "modules") if getattr(file, key) is not None]
+    if len(given) != 1:
+        found = " and ".join(repr(key) for key in given) or "none of them"
+        raise document.error(f"exactly one of 'models' and 'slices' says what to merge; found {found}", *given[:1])
+    _refuse_what_comes_later(document, file)
+    base = _reference(document, file.base_model, ("base_model",)) if file.base_model else None
+    if file.models is not None:
+        sources = tuple(
+            Source(
+                _reference(document, entry.model, ("models", index, "model")),
+                _read_settings(document, entry.parameters, ("models", index, "parameters")),
+                ("models", index),
+            )
+            for index, entry in enumerate(file.models)
+        )
+        slices: tuple[Slice, ...] = (Slice(sources, {}, None, ("models",)),)
+    else:
+        slices = tuple(
+            _read_slice(document, entry, ("slices", index))
+            for index, entry in enumerate(cast(list[SliceEntry], file.slices))
+        )
+        base = _one_base(document, file, base)
+        _refuse_stacking(document, slices)
+    for part in slices:
+        _refuse_twice(document, part)
+    return Recipe(
+        method=file.merge_method,
+        slices=slices,
+        base=base,
+        parameters=_read_settings(document, file.parameters, ("parameters",)),
+        dtype=file.out_dtype or file.dtype,
+        document=document,
+    )
+
+
+def _refuse_what_comes_later(document: Document, file: MergeFile) -> None:
+    if file.modules is not None:
+        raise document.error("merging by modules (vision and text towers) is not supported", "modules")
+    if file.tokenizer_source not in (None, "base"):
+        raise document.error(
+            f"{file.tokenizer_source!r} is not supported yet; the result carries the base's tokenizer ('base')",
+            "tokenizer_source",
+        )
+    if file.tokenizer is not None and file.tokenizer != {"source": "base"}:
+        raise document.error(
+            "only 'source: base' is supported yet; the result carries the base's tokenizer", "tokenizer"
+        )
+    if file.chat_template is not None:
+        raise document.error("not supported yet; the result carries the base's chat template", "chat_template")
+
+
+def _read_slice(document: Document, entry: SliceEntry, path: tuple[Key, ...]) -> Slice:
+    if entry.residual_weight is not None:
+        raise document.error("not supported; mergekit ignores it too", *path, "residual_weight")
+    sources = []
+    for index, item in enumerate(entry.sources):
+        here: tuple[Key, ...] = (*path, "sources", index)
+        start, stop = item.layer_range
+        if not 0 <= start < stop:
+            raise document.error(f"{item.layer_range} is no range of layers; write [first, one past the last]", *here, "layer_range")
+        if item.layer_range != entry.sources[0].layer_range:
+            raise document.error(
+                f"{item.layer_range} differs from {entry.sources[0].layer_range} above: stacking other layers"
+                " (frankenmerging) is not supported yet",
+                *here,
+                "layer_range",
+            )
+        sources.append(
+            Source(
+                _reference(document, item.model, (*here, "model")),
+                _read_settings(document, item.parameters, (*here, "parameters")),
+                here,
+            )
+        )
+    first, last = entry.sources[0].layer_range
+    return Slice(tuple(sources), _read_settings(document, entry.parameters, (*path, "parameters")), (first, last), path)
+
+
+def _one_base(document: Document, file: MergeFile, base: ModelReference | None) -> ModelReference | None:
+    for index, entry in enumerate(cast(list[SliceEntry], file.slices)):
+        if entry.base_model is None:
+            continue
+        own = _reference(document, entry.base_model, ("slices", index, "base_model"))
+        if base is not None and own != base:
+            raise document.error(
+                f"{own} differs from the base {base} of the slices before; one base for all is supported",
+                "slices",
+                index,
+                "base_model",
+            )
+        base = own
+    return base
+
+
+def _refuse_stacking(document: Document, slices: tuple[Slice, ...]) -> None:
+    expected = 0
+    for index, part in enumerate(slices):
+        if part.layers is not None and part.layers[0] != expected:
+            raise document.error(
+                f"the slice starts at layer {part.layers[0]} where {expected} comes next: stacking and pruning layers"
+                " (frankenmerging) are not supported yet",
+                *part.path,
+            )
+        if [s.model for s in part.sources] != [s.model for s in slices[0].sources]:
+            raise document.error(
+                "the slice names other models than the first: stacking (frankenmerging) is not supported yet",
+                "slices",
+                index,
+            )
+        expected = part.layers[1] if part.layers else expected
+
+
+def _refuse_twice(document: Document, part: Slice) -> None:
+    seen: set[ModelReference] = set()
+    for source in part.sources:
+        if source.model in seen:
+            raise document.error(f"{str(source.model)!r} is listed twice", *source.path)
+        seen.add(source.model)

@@ -1,0 +1,98 @@
+"""The two dialects as pydantic models: what may be written where, and the JSON Schema editors use.
+
+`MixtureFile` is Configuration 1 of the MoD paper (arXiv 2411.00406, appendix D); `MergeFile` is mergekit's dialect, which its
+Configurations 2-6 are written in.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+
+_SCALAR = {"type": ["number", "boolean", "string"]}
+_VALUE = {"anyOf": [_SCALAR, {"type": "array", "items": _SCALAR, "minItems": 1}]}
+_CASE = {
+    "type": "object",
+    "properties": {"filter": {"type": ["string", "null"]}, "value": _VALUE},
+    "required": ["value"],
+    "additionalProperties": False,
+}
+_SETTING = {"anyOf": [_VALUE, _CASE, {"type": "array", "items": _CASE, "minItems": 1}]}
+
+# The setting's own reader gives better lines than a union can; pydantic only carries it, and describes it.
+Settings = Annotated[
+    dict[str, Any], WithJsonSchema({"type": "object", "additionalProperties": _SETTING})
+]
+Weight = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Dtype = Literal["float16", "bfloat16", "float32", "float64"]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class ExpertEntry(_Strict):
+    source_model: str = Field(description="a local folder or a hub id, perhaps with @revision")
+
+
+class MixtureFile(_Strict):
+    """Experts and their weights: merged by `mod`, or mixed as distributions."""
+
+    base_model: str | None = Field(None, description="whose config and tokenizer the result carries; the first expert's when absent")
+    experts: list[ExpertEntry] = Field(min_length=1)
+    model_kwargs: dict[str, Any] | list[dict[str, Any]] | None = Field(
+        None, description="keyword arguments for loading an expert when it is run; a list of mappings is joined"
+    )
+    weights: list[Weight] = Field(min_length=1, description="one for each expert; they sum to 1")
+    normalize: Literal["minmax", "quantile"] | None = None
+    select: Literal["threshold", "random"] | None = None
+    scope: Literal["mlp", "all"] | None = None
+    dtype: Dtype | None = None
+    out_dtype: Dtype | None = None
+
+
+class ModelEntry(_Strict):
+    model: str
+    parameters: Settings | None = None
+
+
+class SourceEntry(_Strict):
+    model: str
+    layer_range: list[int] = Field(min_length=2, max_length=2)
+    parameters: Settings | None = None
+
+
+class SliceEntry(_Strict):
+    sources: list[SourceEntry] = Field(min_length=1)
+    base_model: str | None = None
+    residual_weight: float | None = None
+    parameters: Settings | None = None
+
+
+class MergeFile(_Strict):
+    """A merge in mergekit's dialect."""
+
+    merge_method: str
+    models: list[ModelEntry] | None = Field(None, min_length=1)
+    slices: list[SliceEntry] | None = Field(None, min_length=1)
+    modules: dict[str, Any] | None = None
+    base_model: str | None = None
+    parameters: Settings | None = None
+    dtype: Dtype | None = Field(None, description="the dtype of the output; inputs are never rounded to it")
+    out_dtype: Dtype | None = Field(None, description="the dtype of the output where it differs from dtype")
+    tokenizer_source: str | None = None
+    tokenizer: dict[str, Any] | None = None
+    chat_template: str | None = None
+
+
+def json_schema() -> dict[str, Any]:
+    """One JSON Schema for both dialects (draft 2020-12)."""
+    mixture, merge = MixtureFile.model_json_schema(), MergeFile.model_json_schema()
+    definitions = {**mixture.pop("$defs", {}), **merge.pop("$defs", {})}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "modist recipe",
+        "anyOf": [mixture, merge],
+        "$defs": definitions,
+    }

@@ -1,0 +1,98 @@
+"""The model card of a merge: front matter the hub understands, the recipe, what each parent gave."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+_LICENCE_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Parent:
+    """One model on the card: its name, its licence (None where it states none), what it gave (a phrase)."""
+
+    name: str
+    licence: str | None
+    gave: str
+
+
+def front_matter(folder: Path) -> dict[str, Any]:
+    """The YAML at the head of a folder's README.md; empty where there is none that can be read."""
+    try:
+        with (folder / "README.md").open("rb") as file:
+            text = file.read(_LICENCE_BYTES).decode("utf-8", "replace")
+        if not text.startswith("---"):
+            return {}
+        data = yaml.safe_load(text[3:].split("\n---", 1)[0])
+    except (OSError, yaml.YAMLError, RecursionError, ValueError):
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+def licence_of(folder: Path) -> str | None:
+    """The licence a model folder's card states; for `other`, its name."""
+    found = front_matter(folder)
+    licence = found.get("license")
+    if isinstance(licence, list):
+        licence = ", ".join(map(str, licence))
+    if licence == "other" and isinstance(found.get("license_name"), str):
+        return f"other ({found['license_name']})"
+    return licence if isinstance(licence, str) else None
+
+
+def model_card(
+    name: str, method: str, source: str, parents: Sequence[Parent], recipe: str, seed: int, version: str
+) -> str:
+    """README.md of a merge.
+
+    Args:
+        name: of the result.
+        method, source: the method and where it was published.
+        parents: in the order of the recipe.
+        recipe: the YAML, verbatim.
+        seed: the merge's.
+        version: modist's.
+    """
+    licences = {parent.licence for parent in parents}
+    meta: dict[str, Any] = {
+        "base_model": [parent.name for parent in parents],
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["merge", "modist", method],
+    }
+    if len(licences) == 1 and (only := next(iter(licences))) is not None and not only.startswith("other"):
+        meta["license"] = only
+    elif licences != {None}:
+        meta["license"] = "other"
+        meta["license_name"] = "see-parents"
+    rows = "\n".join(f"| {p.name} | {p.gave} | {p.licence or 'not stated'} |" for p in parents)
+    fence = "````" if "```" in recipe else "```"
+    note = (
+        "\nThe parents' licences differ or are not all stated; what may be done with the merge follows from all of them.\n"
+        if len(licences) > 1
+        else ""
+    )
+    return f"""---
+{yaml.safe_dump(meta, sort_keys=False, allow_unicode=True)}---
+
+# {name}
+
+A merge of {len(parents)} model{"s" if len(parents) > 1 else ""} by `{method}` ({source}), made with modist {version}, seed {seed}.
+
+| parent | gave | licence |
+|---|---|---|
+{rows}
+{note}
+`modist_manifest.json` holds hashes, versions and what each parent gave by layer; `modist verify` checks them.
+
+## Recipe
+
+{fence}yaml
+{recipe.rstrip()}
+{fence}
+"""

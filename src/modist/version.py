@@ -1,0 +1,3 @@
+"""modist's version, in one place."""
+
+VERSION = "0.1.0"
