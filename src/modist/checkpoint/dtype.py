@@ -6,7 +6,7 @@ narrowing is an integer addition that rounds to nearest, ties to even.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -70,6 +70,11 @@ def narrow(values: Array, dtype: str) -> Array:
 def round_to_bfloat16(values: Array) -> Floats:
     """float32 values on bfloat16's grid, as torch's `.to(torch.bfloat16)` gives them."""
     return widen(narrow(np.array(values, dtype=np.float32), "BF16"), "BF16")
+
+
+def bytes_of(stored: Array) -> memoryview:
+    """The memory of a contiguous array, as bytes that can be read and written."""
+    return memoryview(cast(Any, stored.view(np.uint8))) if stored.size else memoryview(b"")
 
 
 def all_finite(stored: Array, dtype: str) -> bool:

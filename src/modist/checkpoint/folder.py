@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from modist.checkpoint.dtype import HOLDERS, Array, Floats, widen
+from modist.checkpoint.dtype import HOLDERS, Array, Floats, bytes_of, widen
 from modist.checkpoint.header import StoredTensor, read_header
 from modist.errors import CheckpointError, UserError
 
@@ -26,6 +27,8 @@ MAX_JSON = 64 << 20
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file; CheckpointError with the file's name for anything else."""
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise CheckpointError(f"{path}: is not a regular file")
         with path.open("rb") as file:
             raw = file.read(MAX_JSON + 1)
         data = json.loads(raw) if len(raw) <= MAX_JSON else None
@@ -34,7 +37,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: not JSON ({error})") from None
+        raise CheckpointError(f"{path}: not JSON ({str(error)[:100]})") from None
     if not isinstance(data, dict):
         raise CheckpointError(f"{path}: not a JSON object")
     return data
@@ -51,6 +54,7 @@ class Checkpoint:
         tensors: name -> where it is stored, in the order of files and offsets.
         files: the weight files.
         notes: what was odd but harmless.
+        here: whether the tensors can be read; False where only a hub has them so far.
     """
 
     folder: Path
@@ -59,6 +63,7 @@ class Checkpoint:
     tensors: Mapping[str, StoredTensor]
     files: tuple[Path, ...]
     notes: tuple[str, ...] = ()
+    here: bool = True
     _descriptors: dict[Path, int] = field(default_factory=dict, repr=False)
     _arrays: Mapping[str, Array] | None = field(default=None, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
@@ -96,7 +101,7 @@ class Checkpoint:
             return np.array(self._arrays[name][start:stop])
         holder = HOLDERS[tensor.dtype]
         out = np.empty(stop - start, holder)
-        view, position = memoryview(out).cast("B"), tensor.offset + start * holder.itemsize
+        view, position = bytes_of(out), tensor.offset + start * holder.itemsize
         while view:
             count = os.preadv(self._descriptor(tensor.file), [view], position)
             if count <= 0:
@@ -143,32 +148,34 @@ def _find(folder: Path, label: str) -> _Found:
     if (folder / BIN_SINGLE).exists() or (folder / BIN_INDEX).exists():
         from modist.checkpoint.pickled import load_pickled
 
-        files = (
-            [folder / BIN_SINGLE]
-            if (folder / BIN_SINGLE).exists()
-            else [folder / name for name in sorted(set(_weight_map(folder, folder / BIN_INDEX).values()))]
-        )
+        listed = {} if (folder / BIN_SINGLE).exists() else _weight_map(folder / BIN_INDEX)
+        files = [folder / name for name in sorted(set(listed.values()) or {BIN_SINGLE})]
         arrays, tensors = load_pickled(files)
+        if missing := sorted(listed.keys() - tensors.keys()):
+            raise CheckpointError(f"{folder / BIN_INDEX}: lists tensor {missing[0]!r}, which no file holds")
         return _Found(tensors, tuple(files), (f"{label}: pytorch_model.bin is held in memory while it is read",), arrays)
     if (folder / "adapter_config.json").exists():
         raise UserError(f"{label}: this is an adapter, not a model; merge it into its base first")
     raise UserError(f"{label}: holds no weights ({SINGLE}, {INDEX} or {BIN_SINGLE})")
 
 
-def _weight_map(folder: Path, index: Path) -> dict[str, str]:
+def _weight_map(index: Path) -> dict[str, str]:
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{index}: has no weight_map")
     for tensor, name in weight_map.items():
-        if not isinstance(name, str) or name != os.path.basename(name) or name in ("", ".", ".."):
-            raise CheckpointError(f"{index}: tensor {tensor!r} is said to lie in {str(name)[:80]!r}, outside the folder")
-        if not name.endswith((".safetensors", ".bin")):
-            raise CheckpointError(f"{index}: tensor {tensor!r} is said to lie in {name!r}, which is no weight file")
+        where = f"{index}: tensor {tensor[:200]!r} is said to lie in"
+        if not isinstance(name, str):
+            raise CheckpointError(f"{where} a {type(name).__name__}, not a file")
+        if name != os.path.basename(name) or name in ("", ".", ".."):
+            raise CheckpointError(f"{where} {name[:80]!r}, outside the folder")
+        if not name.endswith((".safetensors", ".bin")) or "\0" in name:
+            raise CheckpointError(f"{where} {name[:80]!r}, which is no weight file")
     return weight_map
 
 
 def _from_index(folder: Path, index: Path) -> _Found:
-    weight_map = _weight_map(folder, index)
+    weight_map = _weight_map(index)
     tensors: dict[str, StoredTensor] = {}
     files = tuple(folder / name for name in sorted(set(weight_map.values())))
     for path in files:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import stat
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from modist.checkpoint.dtype import HOLDERS, QUANTISED
 from modist.errors import CheckpointError
 
 MAX_HEADER = 100_000_000
+MAX_DIMENSIONS = 64
+MAX_NAME = 1000
 _PREFIX = struct.Struct("<Q")
 
 
@@ -57,7 +60,10 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
         CheckpointError: naming the file and what is wrong with it.
     """
     try:
-        size = path.stat().st_size
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise CheckpointError(f"{path}: is not a regular file")
+        size = status.st_size
         with path.open("rb") as file:
             prefix = file.read(8)
             if len(prefix) < 8:
@@ -77,14 +83,12 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
 
 def _parse(path: Path, raw: bytes, data_start: int, data_size: int) -> dict[str, StoredTensor]:
     try:
-        header = json.loads(raw, object_pairs_hook=_no_repeats)
+        header = json.loads(raw.decode("utf-8"), object_pairs_hook=_no_repeats)
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: its header is not JSON ({error})") from None
+        raise CheckpointError(f"{path}: its header is not JSON ({str(error)[:100]})") from None
     if not isinstance(header, dict):
         raise CheckpointError(f"{path}: its header is a {type(header).__name__}, not a mapping")
-    tensors = [
-        _read_entry(path, name, entry, data_start) for name, entry in header.items() if name != "__metadata__"
-    ]
+    tensors = [_read_entry(path, name, entry, data_start) for name, entry in header.items() if name != "__metadata__"]
     tensors.sort(key=lambda tensor: (tensor.offset, tensor.nbytes))
     reached = data_start
     for tensor in tensors:
@@ -103,7 +107,7 @@ def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in pairs:
         if key in found:
-            raise ValueError(f"{key!r} occurs twice")
+            raise ValueError(f"{key[:60]!r} occurs twice")
         found[key] = value
     return found
 
@@ -112,27 +116,48 @@ def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 62
 
 
+def _is_text(name: str) -> bool:
+    """Whether a name can be written again: JSON lets half a surrogate pair through, UTF-8 does not."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _brief(value: object) -> str:
+    try:
+        return repr(value)[:60]
+    except RecursionError:
+        return f"a deeply nested {type(value).__name__}"
+
+
 def _read_entry(path: Path, name: str, entry: object, data_start: int) -> StoredTensor:
+    if len(name) > MAX_NAME or not _is_text(name):
+        raise CheckpointError(f"{path}: {name[:60]!r} is no name of a tensor")
     if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= entry.keys():
         raise CheckpointError(f"{path}: tensor {name!r} has no dtype, shape and data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if not isinstance(shape, list) or not all(map(_is_count, shape)):
-        raise CheckpointError(f"{path}: tensor {name!r} has the shape {str(shape)[:60]}")
+    if not isinstance(shape, list) or len(shape) > MAX_DIMENSIONS or not all(map(_is_count, shape)):
+        raise CheckpointError(f"{path}: tensor {name!r} has the shape {_brief(shape)}")
     if not isinstance(offsets, list) or len(offsets) != 2 or not all(map(_is_count, offsets)) or offsets[0] > offsets[1]:
-        raise CheckpointError(f"{path}: tensor {name!r} has the data_offsets {str(offsets)[:60]}")
+        raise CheckpointError(f"{path}: tensor {name!r} has the data_offsets {_brief(offsets)}")
     begin, end = offsets
     if isinstance(dtype, str) and dtype in HOLDERS:
         needed = math.prod(shape) * HOLDERS[dtype].itemsize
         if needed != end - begin:
             raise CheckpointError(
-                f"{path}: tensor {name!r} of shape {shape} and dtype {dtype} needs {needed} bytes, its offsets give {end - begin}"
+                f"{path}: tensor {name!r} of shape {_brief(shape)} and dtype {dtype} needs {needed} bytes,"
+                f" its offsets give {end - begin}"
             )
-    elif not (isinstance(dtype, str) and (dtype in QUANTISED or dtype == "C64")):
-        raise CheckpointError(f"{path}: tensor {name!r} has the unknown dtype {str(dtype)[:40]!r}")
+    elif not (isinstance(dtype, str) and dtype in QUANTISED):
+        raise CheckpointError(f"{path}: tensor {name!r} has the unknown dtype {_brief(dtype)}")
     return StoredTensor(name, str(dtype), tuple(shape), path, data_start + begin, end - begin)
 
 
-def build_header(tensors: Iterable[tuple[str, str, tuple[int, ...]]], metadata: Mapping[str, str]) -> tuple[bytes, dict[str, int]]:
+def build_header(
+    tensors: Iterable[tuple[str, str, tuple[int, ...]]], metadata: Mapping[str, str]
+) -> tuple[bytes, dict[str, int]]:
     """The bytes before the data of a new file, and where in it each tensor's data begins.
 
     Args:

@@ -120,14 +120,22 @@ def fetch(reference: ModelReference, *, allow_code: bool = False, cache: Path | 
         except transport_errors() as broken:
             with suppress(HubError):
                 found = _from_cache(reference, allow_code, cache)
-                _log.warning(
-                    "%s: no connection; using commit %s from the cache", reference, found.commit[:12]
-                )
+                _log.warning("%s: no connection; using commit %s from the cache", reference, found.commit[:12])
                 return found
             raise broken
         _check_space(reference, listing.download_bytes, cache_folder(cache))
         allow = _patterns((file.name for file in listing.files), allow_code)
         folder = _snapshot(reference, allow, cache, local=False)
+        return Fetched(folder, folder.name)
+
+
+def fetch_texts(reference: ModelReference, *, allow_code: bool = False, cache: Path | None = None) -> Fetched:
+    """The same without the weights: what a plan needs beside `headers`.
+
+    Raises: as `fetch`.
+    """
+    with plain_errors(reference, cache):
+        folder = _snapshot(reference, (*_TEXTS, *_PAPERS, *(_CODE if allow_code else ())), cache, local=offline())
         return Fetched(folder, folder.name)
 
 
@@ -141,16 +149,12 @@ def describe(reference: ModelReference, *, allow_code: bool = False, cache: Path
             return _ask(reference, allow_code, cache)
         found = _from_cache(reference, allow_code, cache)
         allow = _patterns((path.name for path in found.folder.iterdir()), allow_code)
-        held = sorted(
-            path for path in found.folder.iterdir() if path.is_file() and _is_wanted(path.name, allow)
-        )
+        held = sorted(path for path in found.folder.iterdir() if path.is_file() and _is_wanted(path.name, allow))
         files = tuple(HubFile(path.name, path.stat().st_size, True) for path in held)
         return HubListing(reference.source, found.commit, files, found.folder)
 
 
-def headers(
-    reference: ModelReference, listing: HubListing | None = None
-) -> dict[str, dict[str, TensorHeader]]:
+def headers(reference: ModelReference, listing: HubListing | None = None) -> dict[str, dict[str, TensorHeader]]:
     """The safetensors headers of a hub model, read by range requests: {file: {tensor: header}}.
 
     Args:
@@ -163,9 +167,7 @@ def headers(
         listing = listing or _ask(reference, False, None)
         names = [file.name for file in listing.files if file.name.endswith(".safetensors")]
         if not names:
-            raise HubError(
-                f"{reference} has no safetensors files: its tensors are known once it is downloaded"
-            )
+            raise HubError(f"{reference} has no safetensors files: its tensors are known once it is downloaded")
         hub = api()
         found = {}
         for name in names:
@@ -222,9 +224,7 @@ def _check_name(reference: ModelReference, name: str) -> None:
     parts = re.split(r"[/\\]", name)
     leaves = "\\" in name or any(part in ("", ".", "..") or ":" in part for part in parts)
     if leaves or not name.isprintable():
-        raise HubError(
-            f"{reference} is refused: it lists a file {name!r}, which would lie outside its folder"
-        )
+        raise HubError(f"{reference} is refused: it lists a file {name!r}, which would lie outside its folder")
 
 
 def _snapshot(reference: ModelReference, allow: Iterable[str], cache: Path | None, *, local: bool) -> Path:
@@ -274,9 +274,7 @@ def _lacking(folder: Path) -> list[str]:
     for single, pattern in (("model.safetensors", _SAFETENSORS), ("pytorch_model.bin", _PICKLES)):
         index = folder / f"{single}.index.json"
         if index.exists():
-            with suppress(
-                ValueError, LookupError, AttributeError, TypeError
-            ):  # damaged: who opens it will say so
+            with suppress(ValueError, LookupError, AttributeError, TypeError):  # damaged: who opens it will say so
                 names += sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
             break
         if any(_is_wanted(name, pattern) for name in held):

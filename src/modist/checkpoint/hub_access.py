@@ -121,9 +121,7 @@ def _explain(reference: ModelReference, error: BaseException, cache: Path) -> Mo
     if isinstance(error, errors.GatedRepoError):
         return HubError(f"{name} is gated: accept its licence at {hub}/{name}, then {_with_token()}")
     if isinstance(error, errors.RepositoryNotFoundError):
-        return UserError(
-            f"{hub} has no model {name!r}, or shows it only to some: if it is private, {_with_token()}"
-        )
+        return UserError(f"{hub} has no model {name!r}, or shows it only to some: if it is private, {_with_token()}")
     if isinstance(error, errors.RevisionNotFoundError):
         revision = reference.revision or "main"
         return UserError(f"{name} has no revision {revision!r}{nearest(revision, _revisions(name))}")
@@ -142,8 +140,7 @@ def _explain(reference: ModelReference, error: BaseException, cache: Path) -> Mo
         return HubError(f"{name}: cannot write to {error.filename or cache}: {error.strerror}")
     if isinstance(error, transport_errors()) or "Consistency check failed" in str(error):
         return HubError(
-            f"{name}: the connection to {hub} failed ({_first_line(error)}); run again to go on:"
-            " finished files are kept"
+            f"{name}: the connection to {hub} failed ({_first_line(error)}); run again to go on: finished files are kept"
         )
     return HubError(f"{name}: {_first_line(error)}")
 

@@ -9,6 +9,9 @@ from modist.checkpoint.dtype import NAMES, Array
 from modist.checkpoint.header import StoredTensor
 from modist.errors import CheckpointError, UserError
 
+_STORED = NAMES | {"bool": "BOOL"} | {f"int{bits}": f"I{bits}" for bits in (8, 16, 32, 64)}
+_STORED |= {f"uint{bits}": f"U{bits}" for bits in (8, 16, 32, 64)}
+
 
 def load_pickled(files: Sequence[Path]) -> tuple[dict[str, Array], dict[str, StoredTensor]]:
     """All tensors of some .bin files as flat arrays of stored bits (mapped, where the file allows it).
@@ -37,9 +40,14 @@ def load_pickled(files: Sequence[Path]) -> tuple[dict[str, Array], dict[str, Sto
             raise CheckpointError(f"{path}: is not a mapping of names to tensors")
         for name, value in state.items():
             word = str(value.dtype).removeprefix("torch.")
-            if word not in NAMES and not word.startswith(("int", "uint", "bool")):
+            if word not in _STORED:
                 raise CheckpointError(f"{path}: tensor {name!r} has the dtype {word}, which cannot be merged")
-            stored = NAMES.get(word) or {"bool": "BOOL", "uint8": "U8"}.get(word) or word.replace("int", "I")
+            stored = _STORED[word]
+            if value.layout != torch.strided or value.device.type != "cpu":
+                raise CheckpointError(f"{path}: tensor {name!r} is sparse or has no data, and cannot be merged")
+            if value.untyped_storage().nbytes() < value.numel() * value.element_size():
+                # A view that repeats a few elements may pretend to be of any size.
+                raise CheckpointError(f"{path}: tensor {name!r} has more elements than the file holds")
             flat = value.detach().contiguous().reshape(-1)
             if word == "bfloat16":
                 flat = flat.view(torch.uint16)

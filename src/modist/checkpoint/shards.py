@@ -11,8 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from modist.checkpoint.dtype import HOLDERS, Array
-from modist.checkpoint.folder import INDEX, SINGLE
+from modist.checkpoint.dtype import HOLDERS, Array, bytes_of
+from modist.checkpoint.folder import SINGLE
 from modist.checkpoint.header import StoredTensor, build_header
 from modist.errors import MergeError
 
@@ -104,7 +104,7 @@ class ShardFiles:
         """Put elements, already in the tensor's stored form, at flat position `start`."""
         offset = tensor.offset + start * stored.itemsize
         try:
-            _write_all(self._descriptors[tensor.file], memoryview(np_bytes(stored)), offset)
+            _write_all(self._descriptors[tensor.file], bytes_of(stored), offset)
         except OSError as error:
             raise disk_error(tensor.file, error) from None
 
@@ -127,10 +127,6 @@ class ShardFiles:
     def close(self) -> None:
         while self._descriptors:
             os.close(self._descriptors.popitem()[1])
-
-
-def np_bytes(stored: Array) -> memoryview:
-    return memoryview(stored).cast("B") if stored.size else memoryview(b"")
 
 
 def disk_error(path: Path, error: OSError) -> MergeError:

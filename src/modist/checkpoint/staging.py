@@ -74,8 +74,8 @@ class Staging:
             if going_on:
                 if entries[0].get("fingerprint") != fingerprint:
                     raise UserError(
-                        f"{self.root}: holds the unfinished merge of another recipe, seed or input; run without --resume to start"
-                        " over"
+                        f"{self.root}: holds the unfinished merge of another recipe, seed or input; run without --resume to"
+                        " start over"
                     )
                 self._trust(entries)
             else:

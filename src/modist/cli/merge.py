@@ -23,7 +23,8 @@ def merge_command(
     resume: bool = typer.Option(False, "--resume", help="Go on from what a killed run left."),
     dry_run: bool = typer.Option(False, "--dry-run", help="Show the plan from the headers alone; write nothing."),
     allow: list[str] = typer.Option(
-        [], help="Accept a difference between parents: rope, context, vocabulary, tying, architecture, tensors, nonfinite."
+        [],
+        help="Accept a difference between parents: rope, context, vocabulary, tying, architecture, tensors, nonfinite.",
     ),
     memory: str = typer.Option("1GiB", help="Memory to use above the interpreter."),
     threads: int = typer.Option(0, min=0, help="Worker threads; 0 for one a core."),
@@ -94,9 +95,22 @@ class _Progress:
         if any(aspect.gravity != "same" for aspect in aspects):
             console.print(comparison_table(plan.names, aspects))
         if console.is_terminal:
-            from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+            from rich.progress import (
+                BarColumn,
+                DownloadColumn,
+                Progress,
+                TextColumn,
+                TimeRemainingColumn,
+                TransferSpeedColumn,
+            )
 
-            columns = (TextColumn("{task.description:8}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+            columns = (
+                TextColumn("{task.description:8}"),
+                BarColumn(),
+                DownloadColumn(),
+                TransferSpeedColumn(),
+                TimeRemainingColumn(),
+            )
             self._bar = Progress(*columns, console=console, transient=True)
             self._task = self._bar.add_task("merge", total=plan.write_bytes)
             self._bar.start()
@@ -133,7 +147,8 @@ def _show_dry_run(prepared: Prepared, memory: int, threads: int, as_json: bool) 
     engine = Engine(threads or os.cpu_count() or 1, memory)
     workers = engine.workers(plan)
     merged = [p for p in plan.tensors if sum(p.used) > 1]
-    summary = {
+    dtypes = sorted({p.dtype for p in plan.tensors})
+    summary: dict[str, Any] = {
         "method": plan.method.name,
         "read_bytes": plan.read_bytes,
         "write_bytes": plan.write_bytes,
@@ -141,10 +156,9 @@ def _show_dry_run(prepared: Prepared, memory: int, threads: int, as_json: bool) 
         "threads": workers,
         "tensors": len(plan.tensors),
         "tensors_of_several": len(merged),
-        "tensors_by_parent": {
-            name: sum(p.used[index] for p in plan.tensors) for index, name in enumerate(plan.names)
-        },
-        "dtypes": sorted({p.dtype for p in plan.tensors}),
+        "tensors_by_parent": {name: sum(p.used[index] for p in plan.tensors) for index, name in enumerate(plan.names)},
+        "dtypes": dtypes,
+        "download_bytes": prepared.models.download_bytes,
         "warnings": list(plan.warnings),
     }
     if as_json:
@@ -157,11 +171,19 @@ def _show_dry_run(prepared: Prepared, memory: int, threads: int, as_json: bool) 
     console = Console()
     console.print(comparison_table(plan.names, prepared.aspects))
     console.print(f"method   {plan.method.name}: {plan.method.summary}", highlight=False)
-    console.print(f"reads    {show_amount(plan.read_bytes)}; writes {show_amount(plan.write_bytes)} as {', '.join(summary['dtypes'])}", highlight=False)  # type: ignore[arg-type]
-    console.print(f"memory   {show_amount(workers * engine.worker_bytes(plan))} for {workers} threads, beside the interpreter", highlight=False)
+    console.print(
+        f"reads    {show_amount(plan.read_bytes)}; writes {show_amount(plan.write_bytes)} as {', '.join(dtypes)}",
+        highlight=False,
+    )
+    console.print(
+        f"memory   {show_amount(workers * engine.worker_bytes(plan))} for {workers} threads, beside the interpreter",
+        highlight=False,
+    )
     console.print(f"tensors  {len(plan.tensors)}, of which {len(merged)} are made of several parents", highlight=False)
     for index, name in enumerate(plan.names):
         console.print(f"         {sum(p.used[index] for p in plan.tensors)} use {name}", highlight=False)
+    if prepared.models.download_bytes:
+        console.print(f"download {show_amount(prepared.models.download_bytes)}", highlight=False)
     for text in plan.warnings:
         console.print(f"warning  {text}", highlight=False)
 

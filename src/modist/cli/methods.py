@@ -39,6 +39,10 @@ def methods_command(
         needs = f"{count} model{'' if count == '1' else 's'}" + (" beside a base" if method.base == "required" else "")
         print(f"{method.name}: {method.summary}\n    needs   {needs}\n    source  {method.source}")
         for p in method.parameters:
-            default = "required" if p.default is None else f"default {str(p.default).lower() if isinstance(p.default, bool) else p.default}"
+            default = (
+                "required"
+                if p.default is None
+                else f"default {str(p.default).lower() if isinstance(p.default, bool) else p.default}"
+            )
             whose = {"shared": "", "input": ", one a model", "other": ", one a model"}[p.scope]
             print(f"    {p.name:<10} {p.help} ({p.range}; {default}{whose})")

@@ -50,19 +50,26 @@ def compare(plan: Plan, allow: frozenset[str] = frozenset()) -> tuple[Aspect, ..
     parents = plan.inputs
     configs = [text_config(parent.config) for parent in parents]
     carried = text_config(plan.donor.config)
-    aspects = [
+    aspects: list[Aspect | None] = [
         _judge(plan, allow, "architecture", [architecture(parent) for parent in parents], architecture(plan.donor), "any",
                "tensors of {names} would run inside {donor}'s architecture, {carried}"),
         _shapes(plan),
     ]  # fmt: skip
     rope = _judge(plan, allow, "rope", [rope_text(config) for config in configs], rope_text(carried), "attention",
-                  "the result runs with {donor}'s rope ({carried}), but attention of {names} was trained with {values}")  # fmt: skip
+                  "the result runs with {donor}'s rope ({carried}); attention of {names} was trained with {values}")  # fmt: skip
     context = _judge(plan, allow, "context", [context_text(config) for config in configs], context_text(carried), "attention",
-                     "the result promises {donor}'s context of {carried}, but attention of {names} was trained on {values}")  # fmt: skip
+                     "the result promises {donor}'s context, {carried}; attention of {names} was trained on {values}")  # fmt: skip
     if context.gravity == "error" and rope.gravity in ("error", "allowed"):
         # The context is a consequence of the rope: one decision, one flag.
         context = Aspect("context", context.values, "note", "goes with the rope")
-    aspects += [rope, context, _tying(plan, allow), _vocabulary(plan, allow), _templates(plan), _extra(plan, allow)]
+    aspects += [
+        rope,
+        context,
+        _tying(plan, allow),
+        _vocabulary(plan, allow),
+        _templates(plan),
+        _extra(plan, allow),
+    ]
     return tuple(aspect for aspect in aspects if aspect is not None)
 
 
@@ -99,7 +106,9 @@ def rope_parameters(config: Mapping[str, Any]) -> dict[str, Any]:
     if not any(isinstance(value, Mapping) for value in found.values()):
         found.setdefault("rope_type", "default")
         found.setdefault("rope_theta", 10000.0)
-        found["rope_theta"] = float(found["rope_theta"]) if isinstance(found["rope_theta"], (int, float)) else found["rope_theta"]
+        found["rope_theta"] = (
+            float(found["rope_theta"]) if isinstance(found["rope_theta"], (int, float)) else found["rope_theta"]
+        )
     return found
 
 
@@ -117,9 +126,7 @@ def context_text(config: Mapping[str, Any]) -> str:
     return f"{length}" + (f", window {window}" if window else "")
 
 
-def _judge(
-    plan: Plan, allow: frozenset[str], name: str, values: list[str], carried: str, kind: str, template: str
-) -> Aspect:
+def _judge(plan: Plan, allow: frozenset[str], name: str, values: list[str], carried: str, kind: str, template: str) -> Aspect:
     odd = [index for index, value in enumerate(values) if value != carried]
     if not odd:
         return Aspect(name, tuple(values))
@@ -142,7 +149,9 @@ def _names(plan: Plan, indices: Sequence[int]) -> str:
 
 def _shapes(plan: Plan) -> Aspect:
     counts = [sum(tensor.elements for tensor in parent.tensors.values()) for parent in plan.inputs]
-    values = tuple(f"{len(parent.tensors)} tensors, {count / 1e6:,.1f}M" for parent, count in zip(plan.inputs, counts, strict=True))
+    values = tuple(
+        f"{len(parent.tensors)} tensors, {count / 1e6:,.1f}M" for parent, count in zip(plan.inputs, counts, strict=True)
+    )
     return Aspect("size", values, "same" if len(set(values)) == 1 else "note")
 
 
@@ -201,9 +210,11 @@ def token_map(folder: Path) -> dict[str, int] | None:
     try:
         data = read_json(path)
         vocabulary = data.get("model", {}).get("vocab", {})
-        tokens = dict(vocabulary) if isinstance(vocabulary, Mapping) else {
-            str(entry[0]): number for number, entry in enumerate(vocabulary)
-        }
+        tokens = (
+            dict(vocabulary)
+            if isinstance(vocabulary, Mapping)
+            else {str(entry[0]): number for number, entry in enumerate(vocabulary)}
+        )
         return tokens | {entry["content"]: entry["id"] for entry in data.get("added_tokens", [])}
     except (CheckpointError, KeyError, TypeError, AttributeError, IndexError):
         return None
@@ -244,5 +255,7 @@ def _extra(plan: Plan, allow: frozenset[str]) -> Aspect | None:
         return None
     values = tuple(str(len(extra.get(index, ()))) for index in range(len(plan.inputs)))
     index = next(index for index, names in extra.items() if names)
-    reason = f"{plan.names[index]} has {len(extra[index])} tensors that {plan.names[plan.lead]} has not, such as {extra[index][0]!r}"
+    reason = (
+        f"{plan.names[index]} has {len(extra[index])} tensors that {plan.names[plan.lead]} has not, such as {extra[index][0]!r}"
+    )
     return Aspect("tensors", values, "allowed" if "tensors" in allow else "error", reason)

@@ -18,6 +18,7 @@ from modist.checkpoint.header import StoredTensor
 from modist.checkpoint.shards import ShardFiles
 from modist.errors import MergeError, UserError
 from modist.merge.crew import Crew
+from modist.merge.heap import keep_freed_pages
 from modist.merge.plan import Plan, PlannedTensor
 from modist.merge.tensor import BLOCK, Block, Choice, Copy
 
@@ -69,7 +70,14 @@ class Engine:
     def worker_bytes(self, plan: Plan) -> int:
         return self.block * 4 * (2 * len(plan.inputs) + _SCRATCH_ARRAYS)
 
-    def run(self, plan: Plan, targets: Mapping[str, StoredTensor], files: ShardFiles, events: Events, done: Mapping[str, Note]) -> dict[str, Note]:
+    def run(
+        self,
+        plan: Plan,
+        targets: Mapping[str, StoredTensor],
+        files: ShardFiles,
+        events: Events,
+        done: Mapping[str, Note],
+    ) -> dict[str, Note]:
         """Write every tensor of the plan that is not `done`.
 
         Args:
@@ -81,6 +89,7 @@ class Engine:
         Returns:
             For each tensor, what was noted of it: counts and squared norms that the report sums.
         """
+        keep_freed_pages()
         crew = Crew(self.workers(plan))
         notes: dict[str, Note] = dict(done)
         room = self.memory // _KEPT_SHARE // 4 // crew.threads
@@ -116,7 +125,9 @@ class Engine:
                     stored = self._chosen(block, result, planned, target.dtype)
                 else:
                     if len(result) != len(block):
-                        raise MergeError(f"the method {plan.method.name!r} gave {len(result)} elements for a block of {len(block)}")
+                        raise MergeError(
+                            f"the method {plan.method.name!r} gave {len(result)} elements for a block of {len(block)}"
+                        )
                     stored = narrow(result, target.dtype)
             if not all_finite(stored, target.dtype):
                 self._report_nonfinite(plan, planned, block, target.dtype)
@@ -154,10 +165,12 @@ class Engine:
         for index, source in enumerate(planned.tensor.sources):
             if planned.used[index] and not all_finite(block.stored(index), source.checkpoint.tensors[source.name].dtype):
                 raise MergeError(
-                    f"{source.model}: tensor {source.name!r} holds NaN or infinite values; repair it, or keep them with --allow nonfinite"
+                    f"{source.model}: tensor {source.name!r} holds NaN or infinite values; repair it, or keep them with"
+                    " --allow nonfinite"
                 )
         raise MergeError(
-            f"tensor {planned.name!r} overflows {dtype} although its inputs are finite; choose a wider dtype, or --allow nonfinite"
+            f"tensor {planned.name!r} overflows {dtype} although its inputs are finite; choose a wider dtype, or"
+            " --allow nonfinite"
         )
 
 

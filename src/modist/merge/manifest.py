@@ -36,7 +36,13 @@ def describe_input(checkpoint: Checkpoint, commit: str | None, hash_files: bool)
 def fingerprint(plan: Plan, seed: int, inputs: list[dict[str, Any]], options: Mapping[str, Any]) -> str:
     """SHA-256 over everything that decides the output's bytes; equal fingerprints mean equal results."""
     tensors = [
-        [planned.name, planned.dtype, list(planned.tensor.shape), dict(planned.tensor.values), [dict(each) for each in planned.tensor.each]]
+        [
+            planned.name,
+            planned.dtype,
+            list(planned.tensor.shape),
+            dict(planned.tensor.values),
+            [dict(each) for each in planned.tensor.each],
+        ]
         for planned in plan.tensors
     ]
     random = any(plan.method.random(planned.tensor) for planned in plan.tensors)

@@ -34,6 +34,13 @@ def is_attention(tensor: str) -> bool:
     return "attn" in tensor or "attention" in tensor
 
 
+def is_kind(tensor: str, kind: str) -> bool:
+    """Whether a tensor is part of `attention`, of the `embeddings` (the head included), or of `any` of them."""
+    if kind == "attention":
+        return is_attention(tensor)
+    return kind == "any" or is_embedding(tensor) or tensor == HEAD
+
+
 def embedding_name(tensors: Iterable[str]) -> str | None:
     return next((name for name in tensors if is_embedding(name)), None)
 
@@ -94,12 +101,7 @@ class Plan:
 
     def uses(self, index: int, kind: str) -> bool:
         """Whether input `index`'s tensors of a kind (attention, embeddings, any) reach the output."""
-        wanted = {
-            "attention": is_attention,
-            "embeddings": lambda name: is_embedding(name) or name == HEAD,
-            "any": lambda name: True,
-        }[kind]
-        return any(planned.used[index] for planned in self.tensors if wanted(planned.name))
+        return any(planned.used[index] for planned in self.tensors if is_kind(planned.name, kind))
 
     @property
     def read_bytes(self) -> int:
@@ -115,14 +117,19 @@ class Plan:
     def write_bytes(self) -> int:
         size = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
         return sum(
-            planned.tensor.size * size.get(planned.dtype, 1) if planned.dtype in FLOATS
+            planned.tensor.size * size.get(planned.dtype, 1)
+            if planned.dtype in FLOATS
             else planned.tensor.sources[self.lead].checkpoint.tensors[planned.name].nbytes
             for planned in self.tensors
         )
 
 
 def make_plan(
-    recipe: Recipe, checkpoints: Mapping[str, Checkpoint], *, seed: int = 0, allow: frozenset[str] = frozenset()
+    recipe: Recipe,
+    checkpoints: Mapping[str, Checkpoint],
+    *,
+    seed: int = 0,
+    allow: frozenset[str] = frozenset(),
 ) -> Plan:
     """Work out the whole merge.
 
@@ -136,10 +143,7 @@ def make_plan(
         RecipeError, UserError: with the place and the nearest right value.
     """
     document = recipe.document
-    try:
-        method = find_method(recipe.method)
-    except UserError as error:
-        raise document.error(str(error), "merge_method") from None
+    method = _method_of(recipe)
     _check_parameters(recipe, method)
     inputs, base = _inputs(recipe, method, checkpoints)
     donor = checkpoints[str(recipe.donor)]
@@ -167,13 +171,23 @@ def make_plan(
     return Plan(recipe, method, inputs, base, lead, donor, tuple(planned), untied, drops, tuple(warnings))
 
 
+def check_recipe(recipe: Recipe) -> None:
+    """Check what can be checked without any model: the method, its parameters' names and ranges."""
+    _check_parameters(recipe, _method_of(recipe))
+
+
+def _method_of(recipe: Recipe) -> Method:
+    try:
+        return find_method(recipe.method)
+    except UserError as error:
+        raise recipe.document.error(str(error), "merge_method") from None
+
+
 def _weights_path(recipe: Recipe) -> tuple[Key, ...]:
     return ("weights",) if ("weights",) in recipe.document.lines else ("merge_method",)
 
 
-def _inputs(
-    recipe: Recipe, method: Method, checkpoints: Mapping[str, Checkpoint]
-) -> tuple[tuple[Checkpoint, ...], int | None]:
+def _inputs(recipe: Recipe, method: Method, checkpoints: Mapping[str, Checkpoint]) -> tuple[tuple[Checkpoint, ...], int | None]:
     document = recipe.document
     models = [source.model for source in recipe.slices[0].sources]
     base = None
@@ -237,7 +251,7 @@ def _misplaced(recipe: Recipe, method: Method) -> list[str]:
 def _check_slices(recipe: Recipe, layers: int) -> None:
     last = recipe.slices[-1]
     if last.layers is not None and last.layers[1] != layers:
-        first, stop = last.layers
+        stop = last.layers[1]
         verb = "ends" if stop < layers else "reaches beyond the model: it ends"
         raise recipe.document.error(
             f"the slice {verb} at layer {stop}, the model at {layers}: full ranges are supported, pruning and stacking"
@@ -271,9 +285,7 @@ def _refuse_quantised(checkpoint: Checkpoint) -> None:
     )
 
 
-def _output_names(
-    inputs: Sequence[Checkpoint], lead: int, allow: frozenset[str]
-) -> tuple[list[str], dict[str, str], bool]:
+def _output_names(inputs: Sequence[Checkpoint], lead: int, allow: frozenset[str]) -> tuple[list[str], dict[str, str], bool]:
     """The tensors to write, those of the lead that are left out, and whether a head is added to a tied lead."""
     tensors = inputs[lead].tensors
     drops: dict[str, str] = {}
@@ -303,6 +315,8 @@ def _equal(checkpoint: Checkpoint, one: str, two: str) -> bool:
     a, b = checkpoint.tensors[one], checkpoint.tensors[two]
     if (a.dtype, a.shape) != (b.dtype, b.shape):
         return False
+    if not checkpoint.here:
+        return True
     step = 1 << 22
     return all(
         checkpoint.read(one, start, min(start + step, a.elements)).tobytes()
@@ -323,7 +337,13 @@ def _slice_of(recipe: Recipe, name: str, layer: int | None, layers: int) -> tupl
 
 
 def _resolve(
-    recipe: Recipe, part: Slice, source: Source | None, parameter: Parameter, name: str, depth: float, label: str
+    recipe: Recipe,
+    part: Slice,
+    source: Source | None,
+    parameter: Parameter,
+    name: str,
+    depth: float,
+    label: str,
 ) -> Scalar:
     for settings in recipe.settings(part, source):
         setting = settings.get(parameter.name)

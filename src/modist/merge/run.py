@@ -29,7 +29,7 @@ from modist.merge.manifest import (
     recipe_digest,
     versions,
 )
-from modist.merge.plan import Plan, make_plan
+from modist.merge.plan import Plan, check_recipe, make_plan
 from modist.merge.share import ParentShare, shares
 from modist.recipe import ModelReference, Recipe, load_recipe
 from modist.report.card import Parent, licence_of, model_card
@@ -93,29 +93,59 @@ class Prepared:
     """A merge that is planned, compared and found possible."""
 
     recipe: Recipe
+    models: Models
     plan: Plan
     aspects: tuple[Aspect, ...]
+
+    @property
+    def checkpoints(self) -> Mapping[str, Checkpoint]:
+        return self.models.checkpoints
+
+
+@dataclass(frozen=True)
+class Models:
+    """The models of a recipe, each under `str(reference)`.
+
+    Attributes:
+        checkpoints: open, or outlined where a hub still has the tensors.
+        commits: of those that came from a hub.
+        download_bytes: what is still to be fetched.
+    """
+
     checkpoints: Mapping[str, Checkpoint]
     commits: Mapping[str, str | None]
+    download_bytes: int = 0
 
 
-def open_models(
-    references: Iterable[ModelReference], allow_code: bool = False
-) -> tuple[dict[str, Checkpoint], dict[str, str | None]]:
-    """Open each model, fetching those that name a hub; keyed by `str(reference)`, with the commit of those fetched."""
+def outline_models(references: Iterable[ModelReference], allow_code: bool = False) -> Models:
+    """Look at each model by its headers alone; of a hub's, only small files are downloaded."""
     checkpoints: dict[str, Checkpoint] = {}
     commits: dict[str, str | None] = {}
+    missing = 0
     for reference in references:
         key = str(reference)
         if reference.is_local:
-            folder, commits[key] = reference.folder, None
+            checkpoints[key], commits[key] = Checkpoint.open(reference.folder, reference.name), None
         else:
+            from modist.checkpoint.outline import outline
+
+            found = outline(reference, allow_code=allow_code)
+            checkpoints[key], commits[key] = found.checkpoint, found.commit
+            missing += found.download_bytes
+    return Models(checkpoints, commits, missing)
+
+
+def fetch_models(models: Models, references: Iterable[ModelReference], allow_code: bool = False) -> Models:
+    """The same models with their tensors here: what a hub still has is downloaded, at the commits already looked at."""
+    checkpoints = dict(models.checkpoints)
+    for reference in references:
+        key = str(reference)
+        if not checkpoints[key].here:
             from modist.checkpoint.hub import fetch
 
-            fetched = fetch(reference, allow_code=allow_code)
-            folder, commits[key] = fetched.folder, fetched.commit
-        checkpoints[key] = Checkpoint.open(folder, reference.name if reference.is_local else key)
-    return checkpoints, commits
+            pinned = ModelReference(reference.source, models.commits[key])
+            checkpoints[key] = Checkpoint.open(fetch(pinned, allow_code=allow_code).folder, key)
+    return Models(checkpoints, models.commits)
 
 
 def prepare(
@@ -125,7 +155,7 @@ def prepare(
     allow: Iterable[str] = (),
     allow_code: bool = False,
 ) -> Prepared:
-    """Plan a merge from headers alone: nothing is written, no tensor is read.
+    """Plan a merge from headers alone: nothing is written, no tensor is read or downloaded.
 
     Raises:
         RecipeError, UserError, CheckpointError, HubError: see each; the parents' fitness is judged by the caller through
@@ -135,9 +165,13 @@ def prepare(
     for word in allowed - ALLOWABLE.keys():
         raise UserError(f"--allow {word}: unknown{nearest(word, ALLOWABLE)} (known: {', '.join(ALLOWABLE)})")
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
-    checkpoints, commits = open_models(recipe.models, allow_code)
-    plan = make_plan(recipe, checkpoints, seed=seed, allow=allowed)
-    return Prepared(recipe, plan, compare(plan, allowed), checkpoints, commits)
+    check_recipe(recipe)
+    return _planned(recipe, outline_models(recipe.models, allow_code), seed, allowed)
+
+
+def _planned(recipe: Recipe, models: Models, seed: int, allowed: frozenset[str]) -> Prepared:
+    plan = make_plan(recipe, models.checkpoints, seed=seed, allow=allowed)
+    return Prepared(recipe, models, plan, compare(plan, allowed))
 
 
 def merge(
@@ -179,15 +213,19 @@ def merge(
     began = time.perf_counter()
     watch, out, allowed = watch or Watch(), Path(out), frozenset(allow)
     prepared = prepare(recipe, seed=seed, allow=allowed, allow_code=trust_remote_code)
-    plan = prepared.plan
-    watch.planned(plan, prepared.aspects)
+    watch.planned(prepared.plan, prepared.aspects)
     refuse(prepared.aspects)
+    if prepared.models.download_bytes:
+        models = fetch_models(prepared.models, prepared.recipe.models, trust_remote_code)
+        prepared = _planned(prepared.recipe, models, seed, allowed)
+        refuse(prepared.aspects)
+    plan = prepared.plan
     warnings = _warnings(prepared, trust_remote_code)
     for text in warnings:
         watch.warning(text)
     check_output(out, {checkpoint.label: checkpoint.folder for checkpoint in prepared.checkpoints.values()})
 
-    inputs = [describe_input(c, prepared.commits[key], hash_inputs) for key, c in prepared.checkpoints.items()]
+    inputs = [describe_input(c, prepared.models.commits[key], hash_inputs) for key, c in prepared.checkpoints.items()]
     options = {"shard_bytes": shard_bytes, "allow": sorted(allowed), "trust_remote_code": trust_remote_code}
     print_ = fingerprint(plan, seed, inputs, options)
     engine = Engine(threads or os.cpu_count() or 1, memory, allow_nonfinite="nonfinite" in allowed)
@@ -393,7 +431,12 @@ def _check_space(out: Path, needed: int, staging: Staging, resume: bool) -> None
 
 
 def _already(
-    out: Path, manifest: dict[str, Any], plan: Plan, seed: int, aspects: tuple[Aspect, ...], warnings: tuple[str, ...]
+    out: Path,
+    manifest: dict[str, Any],
+    plan: Plan,
+    seed: int,
+    aspects: tuple[Aspect, ...],
+    warnings: tuple[str, ...],
 ) -> MergeReport:
     parents = tuple(ParentShare(**entry) for entry in manifest.get("parents", []))
     return MergeReport(

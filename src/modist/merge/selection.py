@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -155,8 +156,7 @@ def _from_bracket(
     if len(kept) < blocks or not above < count <= above + inside:
         return None
     together = np.concatenate(kept)
-    rank = inside - (count - above)
-    threshold = np.partition(together, rank)[rank]
+    threshold = kth_largest(together, count - above)
     above += int(np.count_nonzero(together > threshold))
     equal = [int(np.count_nonzero(part == threshold)) for part in kept]
     return Largest(threshold, _share_out(count - above, equal))
@@ -170,7 +170,7 @@ def _from_histograms(
 ) -> np.uint32:
     lock = threading.Lock()
 
-    def total(bins: int, index: Callable[[npt.NDArray[np.uint32]], npt.NDArray[np.uint32]]) -> npt.NDArray[np.int64]:
+    def total(bins: int, index: Callable[[Keys], npt.NDArray[Any]]) -> npt.NDArray[np.int64]:
         histogram = np.zeros(bins, np.int64)
 
         def add(block: int) -> None:
@@ -184,7 +184,8 @@ def _from_histograms(
     upper, left = _rank_from_top(total(1 << (32 - _LOW_BITS), lambda bits: bits >> _LOW_BITS), count)
     low_mask = np.uint32((1 << _LOW_BITS) - 1)
     lower, _ = _rank_from_top(
-        total(1 << _LOW_BITS, lambda bits: bits[np.flatnonzero((bits >> _LOW_BITS) == upper)] & low_mask), left
+        total(1 << _LOW_BITS, lambda bits: bits[np.flatnonzero((bits >> _LOW_BITS) == upper)] & low_mask),
+        left,
     )
     return np.uint32((upper << _LOW_BITS) | lower)
 
@@ -195,6 +196,19 @@ def _rank_from_top(histogram: npt.NDArray[np.int64], count: int) -> tuple[int, i
     position = int(np.searchsorted(from_top, count))
     above = int(from_top[position - 1]) if position else 0
     return len(histogram) - 1 - position, count - above
+
+
+def kth_largest(keys: Keys, count: int) -> np.uint32:
+    """The count-th largest of some keys held in memory, by histograms over the bits in which they differ.
+
+    Keys of deltas repeat a lot, which is where a quickselect is at its slowest and a histogram is not.
+    """
+    while (span := int(keys.max()) - (lowest := int(keys.min()))) > 0:
+        shift = max(0, span.bit_length() - 14)
+        bins = (keys - np.uint32(lowest)) >> np.uint32(shift)
+        chosen, count = _rank_from_top(np.bincount(bins), count)
+        keys = keys[np.flatnonzero(bins == chosen)]
+    return np.uint32(lowest)
 
 
 def _share_out(number: int, equal: Sequence[int]) -> tuple[int, ...]:

@@ -21,14 +21,15 @@ import numpy.typing as npt
 from modist.checkpoint.dtype import Array, Floats
 from modist.checkpoint.folder import Checkpoint
 from modist.merge.crew import Crew
-from modist.merge.draw import Draws, draws, stream_key
+from modist.merge.draw import Uniform, stream_key
 from modist.merge.selection import SAMPLE, Keys, Largest, largest
 from modist.recipe import Scalar
 
 BLOCK = 1 << 18
 # Sums are rounded in runs of this many elements and then added in float64, in order: the same for any block size.
 GRAIN = 1 << 12
-_SAMPLE_RUN = 1 << 11
+_SAMPLE_RUN = 1 << 10
+_SAMPLED_SHARE = 128
 
 
 @dataclass(frozen=True)
@@ -87,9 +88,9 @@ class Block:
         np.subtract(values, self.base, out=values)
         return values
 
-    def draws(self, stream: str) -> Draws:
-        """This block's part of a random stream: uint32 [n], the same for any block size and thread count."""
-        return draws(stream_key(self.tensor.seed, self.tensor.name, stream), self.start, self.stop)
+    def uniform(self, stream: str) -> Uniform:
+        """This block's part of a random stream, the same for any block size and thread count."""
+        return Uniform(stream_key(self.tensor.seed, self.tensor.name, stream), self.start, self.stop)
 
     def note(self, quantity: str, amount: float) -> None:
         """Add to a quantity that the report sums over blocks and tensors."""
@@ -196,9 +197,10 @@ class Tensor:
         )
 
     def _sample(self, keys: Callable[[Block], Keys]) -> Keys:
-        if self.size <= SAMPLE:
-            return keys(Block(self, 0, 0, self.size))
-        runs = SAMPLE // _SAMPLE_RUN
+        wanted = min(SAMPLE, self.size // _SAMPLED_SHARE)
+        if wanted < 4 * _SAMPLE_RUN:
+            return keys(Block(self, -1, 0, min(self.size, 4 * _SAMPLE_RUN)))
+        runs = wanted // _SAMPLE_RUN
         starts = np.linspace(0, self.size - _SAMPLE_RUN, runs).astype(np.int64)
         return np.concatenate([keys(Block(self, -1, int(start), int(start) + _SAMPLE_RUN)) for start in starts])
 
@@ -214,7 +216,8 @@ def run_sums(values: Array) -> npt.NDArray[np.float64]:
 def run_dots(a: Floats, b: Floats) -> npt.NDArray[np.float64]:
     """The same for the products of two arrays."""
     whole = len(a) // GRAIN * GRAIN
-    sums = np.einsum("ij,ij->i", a[:whole].reshape(-1, GRAIN), b[:whole].reshape(-1, GRAIN)).astype(np.float64)
+    products = np.einsum("ij,ij->i", a[:whole].reshape(-1, GRAIN), b[:whole].reshape(-1, GRAIN))
+    sums: npt.NDArray[np.float64] = products.astype(np.float64)
     if whole == len(a):
         return sums
     rest = np.einsum("i,i->", a[whole:].astype(np.float64), b[whole:].astype(np.float64))

@@ -102,7 +102,11 @@ def _values(out: Path, manifest: dict[str, Any]) -> Check:
         return Check("values", False, str(error))
     finally:
         checkpoint.close()
-    return Check("values", True, "no NaN, nothing infinite" + (f" but in {len(known)} tensors where allowed" if known else ""))
+    return Check(
+        "values",
+        True,
+        "no NaN, nothing infinite" + (f" but in {len(known)} tensors where allowed" if known else ""),
+    )
 
 
 def _recipe(out: Path, manifest: dict[str, Any], given: str | Path | None) -> Check:

@@ -43,6 +43,12 @@ class Document:
         return RecipeError(f"{self.where(*path)} {message}")
 
 
+def short(value: object) -> str:
+    """A value as an error quotes it: at most some 60 characters."""
+    shown = repr(value)
+    return shown if len(shown) <= 60 else f"{shown[:56]} ..."
+
+
 def read_document(path: Path) -> Document:
     """Read one YAML file.
 
@@ -87,7 +93,8 @@ def parse_document(text: str, name: str = "recipe") -> Document:
         raise RecipeError(f"{name}: not YAML: {str(error).splitlines()[0]}") from None
     except RecursionError:
         raise RecipeError(f"{name}: nested too deeply") from None
-    except (ValueError, OverflowError, TypeError) as error:
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        # PyYAML's constructors raise nearly anything for a tag that its value does not fit (`!!int ''`, `!!timestamp x`).
         raise RecipeError(f"{name}: not a value YAML can hold: {error}") from None
     finally:
         if loader is not None:

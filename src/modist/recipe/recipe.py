@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -11,8 +11,8 @@ from typing import Any, TypeVar, cast
 from pydantic import BaseModel, ValidationError
 
 from modist.errors import RecipeError, nearest
-from modist.recipe.document import Document, Key, parse_document, read_document
-from modist.recipe.reference import ModelReference
+from modist.recipe.document import Document, Key, parse_document, read_document, short
+from modist.recipe.reference import ModelReference, is_folder
 from modist.recipe.schema import MergeFile, MixtureFile, SliceEntry
 from modist.recipe.setting import Setting, constant, read_setting
 
@@ -130,10 +130,13 @@ def _readable(document: Document, model: type[BaseModel], error: ValidationError
     if kind == "missing":
         return document.error(f"the key {problem['loc'][-1]!r} is missing", *path)
     message = problem["msg"].removeprefix("Input ")
-    shown = repr(value) if isinstance(value, (str, int, float, bool, type(None))) else type(value).__name__
+    shown = short(value) if isinstance(value, (str, int, float, bool, type(None))) else type(value).__name__
     hint = ""
     if kind == "literal_error" and isinstance(value, str):
-        hint = nearest(value, str(problem.get("ctx", {}).get("expected", "")).replace("'", "").replace(" or ", ", ").split(", "))
+        hint = nearest(
+            value,
+            str(problem.get("ctx", {}).get("expected", "")).replace("'", "").replace(" or ", ", ").split(", "),
+        )
     return document.error(f"{shown}: {message}{hint}", *path)
 
 
@@ -169,11 +172,12 @@ def _reference(document: Document, text: str, path: tuple[Key, ...]) -> ModelRef
         raise document.error(str(error), *path) from None
     if reference.adapter:
         raise document.error(f"{text!r} asks for a LoRA adapter, which modist cannot merge on the fly yet", *path)
-    if reference.is_local and not reference.folder.is_dir():
-        beside = Path(document.name).parent / reference.folder
-        if beside.is_dir():
-            return ModelReference(str(beside), reference.revision)
-        known = [p.name for p in reference.folder.parent.glob("*") if p.is_dir()] if reference.folder.parent.is_dir() else []
+    if reference.is_local and not is_folder(reference.source):
+        beside = str(Path(document.name).parent / reference.folder)
+        if is_folder(beside):
+            return ModelReference(beside, reference.revision)
+        above = reference.folder.parent
+        known = [p.name for p in above.glob("*") if p.is_dir()] if is_folder(str(above)) else []
         close = nearest(reference.folder.name, known)
         raise document.error(f"there is no folder {text!r}{close}", *path)
     return reference
@@ -185,9 +189,7 @@ def _read_settings(document: Document, data: dict[str, Any] | None, path: tuple[
 
 def _read_mixture(document: Document, file: MixtureFile) -> Recipe:
     if len(file.weights) != len(file.experts):
-        raise document.error(
-            f"{len(file.weights)} weights for {len(file.experts)} experts; give one for each", "weights"
-        )
+        raise document.error(f"{len(file.weights)} weights for {len(file.experts)} experts; give one for each", "weights")
     total = math.fsum(file.weights)
     if abs(total - 1) > 1e-6:
         raise document.error(f"the weights {file.weights} sum to {total:g}; they must sum to 1", "weights")
@@ -197,11 +199,10 @@ def _read_mixture(document: Document, file: MixtureFile) -> Recipe:
         reference = _reference(document, expert.source_model, path)
         setting = Setting(constant(weight).cases, ("weights", index))
         sources.append(Source(reference, {"weight": setting}, path))
+    _refuse_twice(document, sources)
     base = _reference(document, file.base_model, ("base_model",)) if file.base_model else None
     options = {key: getattr(file, key) for key in ("normalize", "select", "scope")}
-    parameters = {
-        key: Setting(constant(value).cases, (key,)) for key, value in options.items() if value is not None
-    }
+    parameters = {key: Setting(constant(value).cases, (key,)) for key, value in options.items() if value is not None}
     kwargs = file.model_kwargs or {}
     if isinstance(kwargs, list):
         kwargs = {key: value for part in kwargs for key, value in part.items()}
@@ -235,13 +236,12 @@ def _read_merge(document: Document, file: MergeFile) -> Recipe:
         slices: tuple[Slice, ...] = (Slice(sources, {}, None, ("models",)),)
     else:
         slices = tuple(
-            _read_slice(document, entry, ("slices", index))
-            for index, entry in enumerate(cast(list[SliceEntry], file.slices))
+            _read_slice(document, entry, ("slices", index)) for index, entry in enumerate(cast(list[SliceEntry], file.slices))
         )
         base = _one_base(document, file, base)
         _refuse_stacking(document, slices)
     for part in slices:
-        _refuse_twice(document, part)
+        _refuse_twice(document, part.sources)
     return Recipe(
         method=file.merge_method,
         slices=slices,
@@ -261,9 +261,7 @@ def _refuse_what_comes_later(document: Document, file: MergeFile) -> None:
             "tokenizer_source",
         )
     if file.tokenizer is not None and file.tokenizer != {"source": "base"}:
-        raise document.error(
-            "only 'source: base' is supported yet; the result carries the base's tokenizer", "tokenizer"
-        )
+        raise document.error("only 'source: base' is supported yet; the result carries the base's tokenizer", "tokenizer")
     if file.chat_template is not None:
         raise document.error("not supported yet; the result carries the base's chat template", "chat_template")
 
@@ -276,7 +274,11 @@ def _read_slice(document: Document, entry: SliceEntry, path: tuple[Key, ...]) ->
         here: tuple[Key, ...] = (*path, "sources", index)
         start, stop = item.layer_range
         if not 0 <= start < stop:
-            raise document.error(f"{item.layer_range} is no range of layers; write [first, one past the last]", *here, "layer_range")
+            raise document.error(
+                f"{item.layer_range} is no range of layers; write [first, one past the last]",
+                *here,
+                "layer_range",
+            )
         if item.layer_range != entry.sources[0].layer_range:
             raise document.error(
                 f"{item.layer_range} differs from {entry.sources[0].layer_range} above: stacking other layers"
@@ -329,9 +331,9 @@ def _refuse_stacking(document: Document, slices: tuple[Slice, ...]) -> None:
         expected = part.layers[1] if part.layers else expected
 
 
-def _refuse_twice(document: Document, part: Slice) -> None:
+def _refuse_twice(document: Document, sources: Sequence[Source]) -> None:
     seen: set[ModelReference] = set()
-    for source in part.sources:
+    for source in sources:
         if source.model in seen:
             raise document.error(f"{str(source.model)!r} is listed twice", *source.path)
         seen.add(source.model)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
+_LONGEST = 4096
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
@@ -31,9 +33,11 @@ class ModelReference:
             ValueError: the text is empty or names neither a folder nor a possible hub id.
         """
         text = text.strip()
-        if not text or "\0" in text:
+        if not text:
             raise ValueError("a model is a folder or a hub id such as 'Qwen/Qwen2.5-1.5B-Instruct', not an empty string")
-        if Path(text).expanduser().is_dir():
+        if len(text) > _LONGEST or any(unicodedata.category(letter) in ("Cc", "Cs") for letter in text):
+            raise ValueError(f"{text[:60]!r} is no name of a folder or a hub id")
+        if is_folder(text):
             return cls(text)
         source, plus, adapter = text.partition("+")
         source, at, revision = source.rpartition("@") if "@" in source else (source, "", "")
@@ -43,12 +47,12 @@ class ModelReference:
 
     @property
     def folder(self) -> Path:
-        return Path(self.source).expanduser()
+        return _expanded(self.source)
 
     @property
     def is_local(self) -> bool:
         """Whether this names a folder: one that exists, or a text that can only be a path."""
-        return self.folder.is_dir() or not _HUB_ID.fullmatch(self.source) or self.source.startswith(".")
+        return is_folder(self.source) or not _HUB_ID.fullmatch(self.source) or self.source.startswith(".")
 
     @property
     def name(self) -> str:
@@ -56,8 +60,20 @@ class ModelReference:
         return (self.folder.resolve().name or self.source) if self.is_local else self.source
 
     def __str__(self) -> str:
-        return (
-            self.source
-            + (f"@{self.revision}" if self.revision else "")
-            + (f"+{self.adapter}" if self.adapter else "")
-        )
+        return self.source + (f"@{self.revision}" if self.revision else "") + (f"+{self.adapter}" if self.adapter else "")
+
+
+def is_folder(text: str) -> bool:
+    """Whether a folder of this name exists; a name the system cannot take (too long, `~nobody`) is none."""
+    try:
+        return _expanded(text).is_dir()
+    except OSError:
+        return False
+
+
+def _expanded(text: str) -> Path:
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        # `~nobody`: there is no such user, so it can only be a name as it stands.
+        return Path(text)

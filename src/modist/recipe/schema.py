@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 _SCALAR = {"type": ["number", "boolean", "string"]}
 _VALUE = {"anyOf": [_SCALAR, {"type": "array", "items": _SCALAR, "minItems": 1}]}
@@ -21,10 +21,20 @@ _CASE = {
 _SETTING = {"anyOf": [_VALUE, _CASE, {"type": "array", "items": _CASE, "minItems": 1}]}
 
 # The setting's own reader gives better lines than a union can; pydantic only carries it, and describes it.
-Settings = Annotated[
-    dict[str, Any], WithJsonSchema({"type": "object", "additionalProperties": _SETTING})
-]
-Weight = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Settings = Annotated[dict[str, Any], WithJsonSchema({"type": "object", "additionalProperties": _SETTING})]
+
+
+def _number(value: object) -> object:
+    # YAML 1.1 reads 1e-1 as a string; people mean the number.
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+Weight = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), BeforeValidator(_number)]
 Dtype = Literal["float16", "bfloat16", "float32", "float64"]
 
 
@@ -39,10 +49,13 @@ class ExpertEntry(_Strict):
 class MixtureFile(_Strict):
     """Experts and their weights: merged by `mod`, or mixed as distributions."""
 
-    base_model: str | None = Field(None, description="whose config and tokenizer the result carries; the first expert's when absent")
+    base_model: str | None = Field(
+        None, description="whose config and tokenizer the result carries; the first expert's when absent"
+    )
     experts: list[ExpertEntry] = Field(min_length=1)
     model_kwargs: dict[str, Any] | list[dict[str, Any]] | None = Field(
-        None, description="keyword arguments for loading an expert when it is run; a list of mappings is joined"
+        None,
+        description="keyword arguments for loading an expert when it is run; a list of mappings is joined",
     )
     weights: list[Weight] = Field(min_length=1, description="one for each expert; they sum to 1")
     normalize: Literal["minmax", "quantile"] | None = None

@@ -6,10 +6,12 @@ substrings, and the first case whose filter matches decides.
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from modist.recipe.document import Document, Key
+from modist.recipe.document import Document, Key, short
 
 Scalar = bool | int | float | str
 
@@ -82,7 +84,9 @@ def read_setting(document: Document, data: object, path: tuple[Key, ...]) -> Set
         for index, item in enumerate(data):
             if not isinstance(item, dict):
                 raise document.error(
-                    f"{item!r} stands among filter/value pairs; write it as '- value: {item}'", *path, index
+                    f"{short(item)} stands among filter/value pairs; write it as '- value: {short(item)}'",
+                    *path,
+                    index,
                 )
             cases.append(_read_case(document, item, (*path, index)))
         return Setting(tuple(cases), path)
@@ -92,12 +96,12 @@ def read_setting(document: Document, data: object, path: tuple[Key, ...]) -> Set
 def _read_case(document: Document, data: dict[object, object], path: tuple[Key, ...]) -> Case:
     for key in data:
         if key not in ("filter", "value"):
-            raise document.error(f"unknown key {key!r}; a case has 'filter' and 'value'", *path, str(key))
+            raise document.error(f"unknown key {short(key)}; a case has 'filter' and 'value'", *path, str(key))
     if "value" not in data:
         raise document.error("a case needs a 'value'", *path)
     pattern = data.get("filter")
     if pattern is not None and (not isinstance(pattern, str) or not pattern):
-        raise document.error(f"a filter is part of a tensor's name, not {pattern!r}", *path, "filter")
+        raise document.error(f"a filter is part of a tensor's name, not {short(pattern)}", *path, "filter")
     return Case(pattern, _read_value(document, data["value"], (*path, "value")), path)
 
 
@@ -119,4 +123,6 @@ def _read_scalar(document: Document, data: object, path: tuple[Key, ...]) -> Sca
             return float(data)
         except ValueError:
             return data
+    if abs(data) > sys.float_info.max and data not in (math.inf, -math.inf):
+        raise document.error("an integer larger than any number a tensor can hold", *path)
     return data

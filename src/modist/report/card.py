@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,9 +45,7 @@ def licence_of(folder: Path) -> str | None:
     return licence if isinstance(licence, str) else None
 
 
-def model_card(
-    name: str, method: str, source: str, parents: Sequence[Parent], recipe: str, seed: int, version: str
-) -> str:
+def model_card(name: str, method: str, source: str, parents: Sequence[Parent], recipe: str, seed: int, version: str) -> str:
     """README.md of a merge.
 
     Args:
@@ -82,7 +80,8 @@ def model_card(
 
 # {name}
 
-A merge of {len(parents)} model{"s" if len(parents) > 1 else ""} by `{method}` ({source}), made with modist {version}, seed {seed}.
+A merge of {len(parents)} model{"s" if len(parents) > 1 else ""} by `{method}` ({source}).
+Made with modist {version}, seed {seed}.
 
 | parent | gave | licence |
 |---|---|---|

@@ -23,7 +23,6 @@ import numpy as np
 import numpy.typing as npt
 
 from modist.checkpoint.dtype import Array, Floats, narrow, round_to_bfloat16, widen
-from modist.merge.draw import below
 from modist.merge.method import Method, Parameter
 from modist.merge.selection import Keys, rising
 from modist.merge.tensor import Answer, Block, Choice, Copy, Tensor
@@ -110,11 +109,10 @@ def _by_draw(tensor: Tensor) -> Answer:
     ends = cumulative(tensor)
 
     def blend(block: Block) -> Choice:
-        drawn = block.draws("mod")
+        drawn = block.uniform("mod")
         chosen = np.zeros(len(block), np.uint8)
         for end in ends:
-            if end < 1:
-                chosen += drawn >= below(end)
+            chosen += ~drawn.below(end)
         return Choice(chosen)
 
     return blend
@@ -148,15 +146,23 @@ MOD = Method(
             "minmax",
             kind=("minmax", "quantile"),
         ),
-        Parameter("select", "threshold on expert 1's values, or a random draw", "threshold", kind=("threshold", "random")),
-        Parameter("scope", "mlp takes all else from the first expert, as the released code does", "mlp", kind=("mlp", "all")),
+        Parameter(
+            "select",
+            "threshold on expert 1's values, or a random draw",
+            "threshold",
+            kind=("threshold", "random"),
+        ),
+        Parameter(
+            "scope",
+            "mlp takes all else from the first expert, as the released code does",
+            "mlp",
+            kind=("mlp", "all"),
+        ),
     ),
     base="ignored",
     random=lambda tensor: tensor.values["select"] == "random",
     reports="share",
-    dtype=lambda tensor: (
-        "BF16" if tensor.values["normalize"] == "minmax" and tensor.values["select"] == "threshold" else None
-    ),
+    dtype=lambda tensor: "BF16" if tensor.values["normalize"] == "minmax" and tensor.values["select"] == "threshold" else None,
     contributes=lambda tensor, index: (
         index == 0 or ((tensor.values["scope"] == "all" or "mlp" in tensor.name) and tensor.number("weight", index) > 0)
     ),

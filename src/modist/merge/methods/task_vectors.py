@@ -21,7 +21,6 @@ import numpy as np
 import numpy.typing as npt
 
 from modist.checkpoint.dtype import Floats
-from modist.merge.draw import below
 from modist.merge.method import Method, Parameter
 from modist.merge.selection import by_magnitude
 from modist.merge.tensor import Answer, Block, Copy, Tensor
@@ -50,9 +49,8 @@ def keep_largest(tensor: Tensor, index: int, density: float) -> Survivors:
 
 def keep_random(tensor: Tensor, index: int, density: float) -> Survivors:
     """DARE, eq. 2: each element survives with probability `density`."""
-    limit = below(density)
     stream = f"dare {index} {tensor.sources[index].model}"
-    return lambda block, delta: block.draws(stream) < limit
+    return lambda block, delta: block.uniform(stream).below(density)
 
 
 def survivors(tensor: Tensor, index: int, how: Composition) -> Survivors | None:
@@ -95,18 +93,21 @@ def merge(tensor: Tensor, how: Composition) -> Answer:
     scale = np.float32(strength if how.elect else shared_scale)
 
     def sparse(block: Block, index: int) -> Floats:
+        """One weighted delta [n] after sparsifying."""
         delta = block.delta(index)
         mask = masks[index]
-        squares = np.einsum("i,i->", delta, delta)
-        block.note(f"norm {index}", squares)
+        norm = np.einsum("i,i->", delta, delta)
+        block.note(f"norm {index}", norm)
         if mask is not None:
             np.multiply(delta, mask(block, delta), out=delta)
+        if not how.elect:
+            block.note(f"kept {index}", norm if mask is None else np.einsum("i,i->", delta, delta))
         np.multiply(delta, scales[index], out=delta)
         return delta
 
     def blend(block: Block) -> Floats:
         deltas = [sparse(block, index) for index in moved]
-        merged = _elected(block, tensor, moved, scales, deltas) if how.elect else _summed(block, moved, scales, deltas)
+        merged = _elected(block, tensor, moved, scales, deltas) if how.elect else _summed(deltas)
         if scale != 1:
             np.multiply(merged, scale, out=merged)
         np.add(merged, block.base, out=merged)
@@ -115,42 +116,34 @@ def merge(tensor: Tensor, how: Composition) -> Answer:
     return blend
 
 
-def _note_kept(block: Block, index: int, contribution: Floats, scale: np.float32) -> None:
-    """What is left of a delta, in the delta's own units: its weight and rescaling taken out again."""
-    block.note(f"kept {index}", np.einsum("i,i->", contribution, contribution) / float(scale) ** 2)
-
-
-def _summed(block: Block, moved: Sequence[int], scales: dict[int, np.float32], deltas: list[Floats]) -> Floats:
-    for index, delta in zip(moved, deltas, strict=True):
-        _note_kept(block, index, delta, scales[index])
+def _summed(deltas: list[Floats]) -> Floats:
     merged = deltas[0]
     for delta in deltas[1:]:
         np.add(merged, delta, out=merged)
     return merged
 
 
-def _elected(
-    block: Block, tensor: Tensor, moved: Sequence[int], scales: dict[int, np.float32], deltas: list[Floats]
-) -> Floats:
+def _elected(block: Block, tensor: Tensor, moved: Sequence[int], scales: dict[int, np.float32], deltas: list[Floats]) -> Floats:
     """TIES, steps 2 and 3: the sign with the greater mass wins, and only deltas of that sign are averaged."""
     mass = deltas[0].copy()
     for delta in deltas[1:]:
         np.add(mass, delta, out=mass)
     positive = mass >= 0
-    merged = np.zeros_like(mass)
-    normalize = tensor.flag("normalize")
-    divisor = np.zeros_like(mass) if normalize else None
+    divisor = np.zeros_like(mass) if tensor.flag("normalize") else None
+    merged = mass
+    merged.fill(0)
     for index, delta in zip(moved, deltas, strict=True):
         # A zero has no sign, so it agrees with neither.
         agrees = np.equal(delta > 0, positive)
         np.logical_and(agrees, delta != 0, out=agrees)
         np.multiply(delta, agrees, out=delta)
-        _note_kept(block, index, delta, scales[index])
+        # In the delta's own units: its weight and rescaling are taken out again.
+        block.note(f"kept {index}", np.einsum("i,i->", delta, delta) / float(scales[index]) ** 2)
         np.add(merged, delta, out=merged)
         if divisor is not None:
             np.add(divisor, agrees * np.float32(tensor.number("weight", index)), out=divisor)
     if divisor is not None:
-        divisor[divisor == 0] = 1
+        np.add(divisor, divisor == 0, out=divisor)
         np.divide(merged, divisor, out=merged)
     return merged
 
