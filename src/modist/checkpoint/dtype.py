@@ -47,10 +47,7 @@ def widen(stored: Array, dtype: str) -> Floats:
 
 
 def narrow(values: Array, dtype: str) -> Array:
-    """Float values in the stored form of `dtype`, rounded once, to nearest, ties to even.
-
-    For BF16 the array is used as scratch: pass one that nobody else reads.
-    """
+    """Float values in the stored form of `dtype`, rounded once, to nearest, ties to even."""
     if dtype != "BF16":
         with np.errstate(over="ignore"):
             return values.astype(HOLDERS[dtype], copy=False)
@@ -59,8 +56,8 @@ def narrow(values: Array, dtype: str) -> Array:
     rounding = np.right_shift(bits, 16)
     np.bitwise_and(rounding, 1, out=rounding)
     np.add(rounding, np.uint32(0x7FFF), out=rounding)
-    np.add(bits, rounding, out=bits)
-    out: Array = bits.view(np.uint16)[1::2].copy()
+    np.add(rounding, bits, out=rounding)
+    out: Array = rounding.view(np.uint16)[1::2].copy()
     if unordered.any():
         # The addition above may carry a NaN's mantissa into infinity or over the sign.
         out[unordered] = 0x7FC0
@@ -69,7 +66,7 @@ def narrow(values: Array, dtype: str) -> Array:
 
 def round_to_bfloat16(values: Array) -> Floats:
     """float32 values on bfloat16's grid, as torch's `.to(torch.bfloat16)` gives them."""
-    return widen(narrow(np.array(values, dtype=np.float32), "BF16"), "BF16")
+    return widen(narrow(np.asarray(values, dtype=np.float32), "BF16"), "BF16")
 
 
 def bytes_of(stored: Array) -> memoryview:

@@ -92,12 +92,18 @@ class ShardFiles:
         try:
             for shard in shards:
                 path = folder / shard.name
-                descriptor = os.open(path, os.O_RDWR | os.O_CREAT | (0 if keep else os.O_TRUNC), 0o644)
+                descriptor = os.open(path, os.O_RDWR | (0 if keep else os.O_CREAT | os.O_TRUNC), 0o644)
                 self._descriptors[path] = descriptor
+                if keep and os.fstat(descriptor).st_size != shard.size:
+                    raise FileNotFoundError
                 _allocate(descriptor, shard.size)
                 _write_all(descriptor, shard.prefix, 0)
         except OSError as error:
             self.close()
+            if keep and isinstance(error, FileNotFoundError):
+                raise MergeError(
+                    f"{folder}: what an earlier run wrote is no longer there; run without --resume to start over"
+                ) from None
             raise disk_error(folder, error) from None
 
     def write(self, tensor: StoredTensor, start: int, stored: Array) -> None:

@@ -3,6 +3,7 @@
     OUT.partial/journal.jsonl    one line a finished tensor; a killed run goes on from here
     OUT.partial/lock             held while a process writes
     OUT.partial/model/           the output to be; renamed to OUT when whole
+    OUT.partial/replaced/        an older output, for the moment between two renames, where the system cannot swap folders
 
 The journal is trusted as far as the data can be: within one boot of the machine everything written before a kill is there to
 be read; after a crash of the machine itself, only what was synced before the last `synced` line.
@@ -10,11 +11,15 @@ be read; after a crash of the machine itself, only what was synced before the la
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import fcntl
 import json
 import os
 import shutil
+import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +47,13 @@ class Staging:
     """
 
     def __init__(self, out: Path) -> None:
-        self.out = out
-        self.root = out.with_name(out.name + ".partial")
+        # A link is followed: the folder it names is replaced, by a rename beside that folder.
+        self.out = out.resolve() if out.is_symlink() or out.name in ("", "..") else out
+        self.root = building_place(self.out)
         self.model = self.root / "model"
         self.finished: dict[str, Any] = {}
         self._journal = self.root / "journal.jsonl"
+        self._aside = self.root / "replaced"
         self._descriptor = -1
         self._lock_descriptor = -1
         self._lines = 0
@@ -67,26 +74,23 @@ class Staging:
             MergeError: the disk is unwilling.
         """
         try:
+            self._refuse_strange()
             self.root.mkdir(parents=True, exist_ok=True)
             self._take_lock()
+            self._restore()
             entries = self._read_journal() if resume else []
-            going_on = bool(entries) and self.model.is_dir()
-            if going_on:
-                if entries[0].get("fingerprint") != fingerprint:
-                    raise UserError(
-                        f"{self.root}: holds the unfinished merge of another recipe, seed or input; run without --resume to"
-                        " start over"
-                    )
+            if entries and entries[0].get("fingerprint") != fingerprint:
+                raise UserError(
+                    f"{self.root}: holds the unfinished merge of another recipe, seed or input;"
+                    " run without --resume to start over"
+                )
+            if entries and not self._holds_another(fingerprint):
                 self._trust(entries)
-            else:
+            if not self.finished:
                 self._clear()
                 self.model.mkdir()
-            header = {"fingerprint": fingerprint, "boot": boot_id()}
-            self._descriptor = os.open(self._journal, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o644)
-            self._append(header)
-            for name, note in self.finished.items():
-                self._append({"tensor": name, "note": note})
-            return going_on
+            self._write_journal(fingerprint)
+            return bool(self.finished)
         except OSError as error:
             raise disk_error(self.root, error) from None
 
@@ -98,6 +102,37 @@ class Staging:
             os.close(self._lock_descriptor)
             self._lock_descriptor = -1
             raise UserError(f"{self.root}: another process is writing this output") from None
+
+    def _refuse_strange(self) -> None:
+        if self.root.is_symlink() or (self.root.exists() and not self.root.is_dir()):
+            raise UserError(f"{self.root}: is in the way; the result is built there, so move it elsewhere")
+        if self.root.is_dir() and any(self.root.iterdir()) and not (self.root / "lock").is_file():
+            raise UserError(f"{self.root}: was not made by modist; the result is built there, so move it elsewhere")
+
+    def _restore(self) -> None:
+        """Bring back an older output, if a run was killed after moving it aside and before the new one took its place."""
+        if self._aside.is_dir() and not self.out.exists():
+            self._aside.rename(self.out)
+
+    def _holds_another(self, fingerprint: str) -> bool:
+        """Whether `model` is an older output that a swap left here, or is gone: either way the journal does not speak of it."""
+        try:
+            manifest = json.loads((self.model / MANIFEST).read_bytes())
+        except FileNotFoundError:
+            return not self.model.is_dir()
+        except (ValueError, RecursionError):
+            return False  # torn: ours, killed while it was written
+        return not isinstance(manifest, dict) or manifest.get("fingerprint") != fingerprint
+
+    def _write_journal(self, fingerprint: str) -> None:
+        """A new journal with what is finished already, in place of the old one only when it is complete."""
+        fresh = self.root / "journal.new"
+        self._descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o644)
+        self._lines = 0
+        self._append({"fingerprint": fingerprint, "boot": boot_id()})
+        for name, note in self.finished.items():
+            self._append({"tensor": name, "note": note})
+        fresh.rename(self._journal)
 
     def _clear(self) -> None:
         for path in self.root.iterdir():
@@ -170,25 +205,29 @@ class Staging:
             raise disk_error(path, error) from None
 
     def commit(self) -> None:
-        """Make the output visible: one rename, after an older output has been moved aside."""
-        aside = self.root / "replaced"
+        """Make the output visible by one rename, which swaps it with an older output where there is one."""
         try:
             _sync_folder(self.model)
             if self.out.is_dir() and any(self.out.iterdir()):
-                if aside.exists():
-                    shutil.rmtree(aside)
-                self.out.rename(aside)
-            try:
+                self._replace()
+            else:
                 self.model.rename(self.out)
-            except OSError:
-                if aside.exists() and not self.out.exists():
-                    aside.rename(self.out)
-                raise
             _sync_folder(self.out.parent)
         except OSError as error:
             raise disk_error(self.out, error) from None
-        self.close()
-        shutil.rmtree(self.root, ignore_errors=True)
+        self.discard()
+
+    def _replace(self) -> None:
+        if swap_folders(self.model, self.out):
+            return
+        if self._aside.exists():
+            shutil.rmtree(self._aside)
+        self.out.rename(self._aside)
+        try:
+            self.model.rename(self.out)
+        except OSError:
+            self._restore()
+            raise
 
     def close(self) -> None:
         for name in ("_descriptor", "_lock_descriptor"):
@@ -196,12 +235,60 @@ class Staging:
                 os.close(getattr(self, name))
                 setattr(self, name, -1)
 
+    def discard(self) -> None:
+        """Delete the whole folder, still under the lock, so that nobody starts in a folder that is going away."""
+        shutil.rmtree(self.root, ignore_errors=True)
+        self.close()
+
+    def sweep(self) -> None:
+        """Delete what an earlier run left, unless it is still running."""
+        try:
+            if (self.root / "lock").is_file() and not self.root.is_symlink():
+                self._take_lock()
+                self.discard()
+        except (OSError, UserError):
+            return
+
     def abandon_if_empty(self) -> None:
         """Leave nothing behind where nothing was finished."""
-        nothing = not self._lines
+        if self._lock_descriptor >= 0 and not self._lines and not self.finished:
+            self.discard()
+            return
         self.close()
-        if nothing:
-            shutil.rmtree(self.root, ignore_errors=True)
+        with suppress(OSError):
+            self.root.rmdir()  # only where it is empty
+
+
+def building_place(out: Path) -> Path:
+    """The folder in which an output is built, beside it and on the same disk."""
+    return out.with_name(out.name + ".partial")
+
+
+def swap_folders(one: Path, two: Path) -> bool:
+    """Exchange two folders in one step; False where the system or the file system cannot (Linux's renameat2 is meant)."""
+    if _RENAMEAT2 is None:
+        return False
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    if _RENAMEAT2(here, os.fsencode(one), here, os.fsencode(two), exchange) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM):
+        return False
+    raise OSError(number, os.strerror(number))
+
+
+def _find_renameat2() -> ctypes._NamedFuncPointer | None:
+    if sys.platform != "linux":
+        return None
+    try:
+        function = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError):
+        return None
+    function.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint]
+    return function
+
+
+_RENAMEAT2 = _find_renameat2()
 
 
 def _sync_folder(path: Path) -> None:
@@ -222,15 +309,23 @@ def check_output(out: Path, inputs: dict[str, Path]) -> None:
     Raises:
         UserError: naming the clash.
     """
-    real = out.resolve()
+    try:
+        real = out.resolve()
+        out.exists()
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"{out}: cannot be a folder ({getattr(error, 'strerror', None) or 'a link to itself'})") from None
+    if not real.name:
+        raise UserError(f"{out}: is the root of the file system; write the result elsewhere")
     for label, folder in inputs.items():
-        parent = folder.resolve()
+        parent, place = folder.resolve(), building_place(real)
         if real == parent or (out.exists() and out.samefile(folder)):
             raise UserError(f"{out}: this is the input {label}; write the result elsewhere")
         if real in parent.parents:
             raise UserError(f"{out}: the input {label} lies inside it; write the result elsewhere")
         if parent in real.parents:
             raise UserError(f"{out}: lies inside the input {label}; write the result elsewhere")
+        if place == parent or place in parent.parents:
+            raise UserError(f"{out}: would be built in {place}, where the input {label} lies; write the result elsewhere")
     if out.is_symlink() and not out.exists():
         raise UserError(f"{out}: is a link to nowhere")
     if not out.exists():
@@ -243,7 +338,7 @@ def check_output(out: Path, inputs: dict[str, Path]) -> None:
     try:
         manifest = json.loads((out / MANIFEST).read_bytes())
         ours = set(manifest["files"]) | {MANIFEST}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise UserError(f"{out}: is not empty and was not written by modist; choose another folder, or empty it") from None
     strange = sorted(present - ours)
     if strange:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 
+_LONGEST_LINE = 4000
+
 
 def main() -> None:
     """Run `modist`; exit status 0 when it worked, 2 for what the user wrote, 1 for what failed, 130 for Ctrl-C."""
@@ -31,6 +33,12 @@ def main() -> None:
 
 
 def _fail(message: str, status: int) -> None:
-    line = " ".join(message.split("\n"))
+    line = _one_line(message)
     print(f"modist: {'error: ' if status != 130 else ''}{line}", file=sys.stderr)
     sys.exit(status)
+
+
+def _one_line(message: str) -> str:
+    """A message without line breaks and control characters, which names of files and tensors may hold; not endless."""
+    line = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in " ".join(message.split("\n")))
+    return line if len(line) <= _LONGEST_LINE else f"{line[: _LONGEST_LINE - 4]} ..."

@@ -48,7 +48,7 @@ def merge_command(
         return
     if out is None:
         raise UserError("OUT is missing: modist merge RECIPE OUT")
-    with _Progress() as progress:
+    with _Progress(quiet=as_json) as progress:
         watch = Watch(
             planned=progress.planned,
             warning=lambda text: print(f"modist: warning: {text}", file=sys.stderr),
@@ -77,7 +77,8 @@ def merge_command(
 class _Progress:
     """A bar with the time left, on stderr, in a terminal; and the parents' table where they differ."""
 
-    def __init__(self) -> None:
+    def __init__(self, quiet: bool) -> None:
+        self._quiet = quiet
         self._bar: Any = None
         self._task: Any = None
 
@@ -92,6 +93,10 @@ class _Progress:
         from rich.console import Console
 
         console = Console(stderr=True)
+        if not console.is_terminal:
+            console.width = max(console.width, 120)
+        if self._quiet and not console.is_terminal:
+            return
         if any(aspect.gravity != "same" for aspect in aspects):
             console.print(comparison_table(plan.names, aspects))
         if console.is_terminal:
@@ -169,6 +174,8 @@ def _show_dry_run(prepared: Prepared, memory: int, threads: int, as_json: bool) 
     from rich.console import Console
 
     console = Console()
+    if not console.is_terminal:
+        console.width = max(console.width, 120)
     console.print(comparison_table(plan.names, prepared.aspects))
     console.print(f"method   {plan.method.name}: {plan.method.summary}", highlight=False)
     console.print(

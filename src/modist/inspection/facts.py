@@ -46,6 +46,7 @@ class ModelFacts:
     Attributes:
         name: what to call it.
         folder: where it lies; for a hub id its local copy.
+        here: whether its weights are; a hub's model is described without them.
         commit: of the hub model, or None.
         architecture: the class its config names.
         model_type: the config's, or None.
@@ -58,8 +59,8 @@ class ModelFacts:
         tied: whether the head is the embeddings.
         dtypes: stored dtype -> elements.
         weight_bytes: of the tensors.
-        folder_bytes: of all files in the folder.
-        files: weight file -> bytes.
+        folder_bytes: of all files in the folder, weights still at a hub included.
+        files: weight file -> bytes; of one still at a hub, those of its tensors.
         tokenizer: its kind, or None.
         tokens: how many it knows, None where that cannot be read.
         template: first eight hexadecimal digits of the chat template's SHA-256, or None where there is no template.
@@ -72,6 +73,7 @@ class ModelFacts:
 
     name: str
     folder: str
+    here: bool
     commit: str | None
     architecture: str
     model_type: str | None
@@ -108,13 +110,15 @@ def model_facts(checkpoint: Checkpoint, commit: str | None = None) -> ModelFacts
     """Describe an open checkpoint."""
     config = text_config(checkpoint.config)
     tensors = checkpoint.tensors.values()
-    by_kind, by_layer, dtypes = dict.fromkeys(KINDS, 0), {}, {}  # type: ignore[var-annotated]
+    by_kind = dict.fromkeys(KINDS, 0)
+    by_layer: dict[int, dict[str, int]] = {}
+    dtypes: dict[str, int] = {}
     for tensor in tensors:
         kind, layer = kind_of(tensor.name), layer_of(tensor.name)
         by_kind[kind] += tensor.elements
         dtypes[tensor.dtype] = dtypes.get(tensor.dtype, 0) + tensor.elements
         if layer is not None:
-            row = by_layer.setdefault(layer, dict.fromkeys(("attention", "mlp", "norms", "other"), 0))
+            row = by_layer.setdefault(layer, {"attention": 0, "mlp": 0, "norms": 0, "other": 0})
             row[kind if kind in row else "other"] += tensor.elements
     quantisation = _quantisation(checkpoint)
     notes = list(checkpoint.notes)
@@ -123,12 +127,14 @@ def model_facts(checkpoint: Checkpoint, commit: str | None = None) -> ModelFacts
     stated, found = layers_of(checkpoint), 1 + max(by_layer, default=-1)
     if by_layer and stated != found:
         notes.append(f"{checkpoint.label}: its config says {stated} layers, its tensors show {found}")
+    files = _weight_files(checkpoint)
     template = chat_template(checkpoint.folder)
     tokenizer, tokens = _tokenizer(checkpoint.folder)
     model_type = config.get("model_type")
     return ModelFacts(
         name=checkpoint.label,
         folder=str(checkpoint.folder),
+        here=checkpoint.here,
         commit=commit,
         architecture=architecture(checkpoint),
         model_type=model_type if isinstance(model_type, str) else None,
@@ -146,8 +152,8 @@ def model_facts(checkpoint: Checkpoint, commit: str | None = None) -> ModelFacts
         tied=_is_tied(checkpoint, config),
         dtypes=dtypes,
         weight_bytes=checkpoint.nbytes,
-        folder_bytes=sum(path.stat().st_size for path in checkpoint.folder.iterdir() if path.is_file()),
-        files={path.name: path.stat().st_size for path in checkpoint.files},
+        folder_bytes=sum(files.values()) + _other_bytes(checkpoint.folder, files),
+        files=files,
         tokenizer=tokenizer,
         tokens=tokens,
         template=hashlib.sha256(template.encode()).hexdigest()[:8] if template is not None else None,
@@ -157,6 +163,19 @@ def model_facts(checkpoint: Checkpoint, commit: str | None = None) -> ModelFacts
         memory=memory_of(checkpoint),
         notes=tuple(notes),
     )
+
+
+def _weight_files(checkpoint: Checkpoint) -> dict[str, int]:
+    if checkpoint.here:
+        return {path.name: path.stat().st_size for path in checkpoint.files}
+    files: dict[str, int] = {}
+    for tensor in checkpoint.tensors.values():
+        files[tensor.file.name] = files.get(tensor.file.name, 0) + tensor.nbytes
+    return files
+
+
+def _other_bytes(folder: Path, files: Mapping[str, int]) -> int:
+    return sum(path.stat().st_size for path in folder.iterdir() if path.is_file() and path.name not in files)
 
 
 def _is_tied(checkpoint: Checkpoint, config: Mapping[str, Any]) -> bool:

@@ -30,6 +30,7 @@ class Pair:
         matrix_cosine: without norms and biases, which are alike in unrelated models too.
         distance: Euclidean.
         relative: distance / norm of `one`.
+        relative_to_other: distance / norm of `other`.
         differing: fraction of the elements that differ at all.
     """
 
@@ -42,6 +43,7 @@ class Pair:
     matrix_cosine: float | None
     distance: float
     relative: float | None
+    relative_to_other: float | None
     differing: float | None
 
 
@@ -145,6 +147,7 @@ def pair(sums: Sequence[TensorSums], names: Sequence[str], one: int, other: int)
         matrix_cosine(sums, one, other),
         math.sqrt(square_d),
         ratio(math.sqrt(square_d), math.sqrt(square_i)),
+        ratio(math.sqrt(square_d), math.sqrt(square_j)),
         ratio(sum(int(found.differing[i, j]) for found, (i, j) in shared), elements),
     )
 
@@ -180,7 +183,12 @@ def delta(sums: Sequence[TensorSums], names: Sequence[str], model: int, base: in
         relative(everything),
         ratio(sum(int(found.differing[i, b]) for found, (i, b) in shared), elements),
         tuple(
-            LayerNorms(layer, relative(in_layer(layer)), relative(in_layer(layer, "attention")), relative(in_layer(layer, "mlp")))
+            LayerNorms(
+                layer,
+                relative(in_layer(layer)),
+                relative(in_layer(layer, "attention")),
+                relative(in_layer(layer, "mlp")),
+            )
             for layer in layers
         ),
         {kind: relative(lambda tensor, kind=kind: tensor.layer is None and tensor.kind == kind) for kind in outside},  # type: ignore[misc]

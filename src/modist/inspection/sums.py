@@ -25,6 +25,7 @@ from modist.checkpoint.dtype import FLOATS, Array, widen
 from modist.checkpoint.folder import Checkpoint
 from modist.inspection.kind import Kind, kind_of
 from modist.merge.crew import Crew
+from modist.merge.heap import keep_freed_pages
 from modist.merge.plan import layer_of
 from modist.merge.tensor import run_dots, run_sums
 
@@ -91,7 +92,6 @@ def survey(
     checkpoints: Sequence[Checkpoint],
     tensors: Sequence[Shared],
     *,
-    bases: Sequence[int] | None = None,
     threads: int | None = None,
     block: int = BLOCK,
     advance: Callable[[int], None] = lambda count: None,
@@ -101,18 +101,17 @@ def survey(
     Args:
         checkpoints: the models.
         tensors: what to read; members are places in `checkpoints`.
-        bases: whose deltas' signs are compared; None for every model in turn.
         threads: workers; None for one a core.
         block: elements read at a time from each model.
         advance: told of bytes read, from any thread.
     """
-    wanted = range(len(checkpoints)) if bases is None else bases
+    keep_freed_pages()
     crew = Crew(threads or os.cpu_count() or 1)
     found: dict[int, TensorSums] = {}
 
     def job(number: int) -> Callable[[], None]:
         def run() -> None:
-            found[number] = _sum(checkpoints, tensors[number], wanted, crew, max(1, block), advance)
+            found[number] = _sum(checkpoints, tensors[number], crew, max(1, block), advance)
 
         return run
 
@@ -133,20 +132,13 @@ class _Part:
 def _sum(
     checkpoints: Sequence[Checkpoint],
     tensor: Shared,
-    bases: Sequence[int],
     crew: Crew,
     block: int,
     advance: Callable[[int], None],
 ) -> TensorSums:
     m = len(tensor.members)
     pairs = list(itertools.combinations(range(m), 2))
-    triples = [
-        (b, i, j)
-        for b, member in enumerate(tensor.members)
-        if member in bases
-        for i, j in pairs
-        if b not in (i, j)
-    ]
+    triples = [(b, i, j) for b in range(m) for i, j in pairs if b not in (i, j)]
 
     def work(number: int) -> _Part:
         start = number * block

@@ -29,8 +29,9 @@ ANCESTOR = 0.4
 MARGIN = 0.05
 # The line between two models, where their averages lie.
 BETWEEN = -0.8
-# Elements that both others have changed, of those the fewer of them changed: nearly none in an element-wise selection.
-SELECTED = 0.01
+# Elements that both others changed, against how many chance would give: hardly any in an element-wise selection.
+SELECTED = 0.1
+FEWEST = 100
 
 VerdictKind = Literal["identical", "ancestor", "fine-tune", "common ancestor", "related", "merge", "unrelated"]
 
@@ -57,10 +58,11 @@ class Verdict:
 @dataclass(frozen=True)
 class Witness:
     """What the folders themselves say of descent: `parents[i]` are the models that model i names as its own parents, and
-    `merged[i]` is whether a manifest says that it is a merge."""
+    `merged[i]` is whether a manifest says that it is a merge; `base` is the model that the user names as the base."""
 
     parents: Sequence[tuple[int, ...]]
     merged: Sequence[bool]
+    base: int | None = None
 
 
 def judge(
@@ -83,7 +85,7 @@ def judge(
         elif len(family) > 2:
             found += _many(sums, names, pairs, family, witness)
     if len(families) > 1:
-        found += _strangers(names, pairs, families, originals)
+        found += _strangers(names, pairs, families)
     return tuple(found)
 
 
@@ -122,24 +124,32 @@ def _families(models: Sequence[int], pairs: dict[tuple[int, int], Pair]) -> list
     return sorted(families)
 
 
-def _strangers(
-    names: Sequence[str], pairs: dict[tuple[int, int], Pair], families: Sequence[Sequence[int]], models: Sequence[int]
-) -> list[Verdict]:
-    """Who is unrelated to whom."""
+def _strangers(names: Sequence[str], pairs: dict[tuple[int, int], Pair], families: Sequence[Sequence[int]]) -> list[Verdict]:
+    """Who is unrelated to whom: one finding for each family that stands apart from the largest, or one for all."""
+    main = max(families, key=len)
+    apart = [family for family in families if family is not main]
+    if len(main) == 1:
+        apart = [[model for family in families for model in family]]
     found = []
-    alone = [family[0] for family in families if len(family) == 1]
-    subjects = alone if len(alone) < len(models) else alone[1:]
-    for model in subjects or [families[-1][0]]:
-        own = next(family for family in families if model in family)
-        others = [other for other in models if other not in own]
-        evidence = [_distance_from(names, pairs[min(model, o), max(model, o)]) for o in others]
-        whom = listed([names[other] for other in others])
-        text = f"{listed([names[m] for m in own])} and {whom} are unrelated"
-        found.append(Verdict("unrelated", tuple(names[m] for m in (*own, *others)), None, text, tuple(evidence)))
+    for family in apart:
+        others = [model for model in range(len(names)) if any(model in f for f in families if f is not family)]
+        everyone = len(main) == 1
+        compared = (
+            itertools.combinations(family, 2)
+            if everyone
+            else ((min(pair), max(pair)) for pair in itertools.product(family, others))
+        )
+        evidence = tuple(_distance_from(pairs[pair]) for pair in compared)
+        own = listed([names[model] for model in family])
+        if everyone:
+            found.append(Verdict("unrelated", tuple(names[m] for m in family), None, f"{own} are unrelated", evidence))
+            continue
+        text = f"{own} {'is' if len(family) == 1 else 'are'} unrelated to {listed([names[model] for model in others])}"
+        found.append(Verdict("unrelated", tuple(names[m] for m in (*family, *others)), None, text, evidence))
     return found
 
 
-def _distance_from(names: Sequence[str], pair: Pair) -> str:
+def _distance_from(pair: Pair) -> str:
     if not pair.tensors:
         return f"{pair.one} and {pair.other} share no tensor of one name and shape"
     if pair.matrix_cosine is None:
@@ -152,7 +162,8 @@ def _two(names: Sequence[str], pairs: dict[tuple[int, int], Pair], one: int, oth
     pair = pairs[one, other]
     evidence = [
         f"cosine of their matrices: {pair.matrix_cosine:.4f} (models trained apart: near 0)",
-        f"their difference has {_percent(pair.relative)} of {names[one]}'s norm; {_percent(pair.differing)} of the elements differ",
+        f"their difference has {_percent(pair.relative)} of {names[one]}'s norm;"
+        f" {_percent(pair.differing)} of the elements differ",
     ]
     both = (names[one], names[other])
     for child, parent in ((one, other), (other, one)):
@@ -162,6 +173,10 @@ def _two(names: Sequence[str], pairs: dict[tuple[int, int], Pair], one: int, oth
             text = f"{names[child]} is {how} {names[parent]}"
             return Verdict("merge" if witness.merged[child] else "fine-tune", both, names[parent], text, tuple(evidence))
     if pair.relative is not None and pair.relative <= TUNED:
+        if witness.base in (one, other):
+            base, child = (one, other) if witness.base == one else (other, one)
+            text = f"{names[child]} is a fine-tune of {names[base]}, if {names[base]} is the base as stated"
+            return Verdict("fine-tune", both, names[base], text, tuple(evidence))
         text = f"one of {listed(both)} is a fine-tune of the other, or both are of a third"
         return Verdict("fine-tune", both, None, text, (*evidence, "two models do not tell which came first; a third would"))
     text = f"{listed(both)} share an ancestor, far back"
@@ -199,9 +214,7 @@ def _many(
     ranked = sorted(scores, key=lambda model: scores[model])
     best, second = ranked[0], ranked[1]
     many = " on average" if len(family) > 3 else ""
-    evidence = [
-        f"seen from {names[base]} the others' deltas have a cosine of size {scores[base]:.3f}{many}" for base in ranked
-    ]
+    evidence = [f"seen from {names[base]} the others' deltas have a cosine of size {scores[base]:.3f}{many}" for base in ranked]
     if scores[best] > ANCESTOR:
         text = f"{listed(who)} share an ancestor that is not among them"
         evidence.append(f"from the ancestor it would be below {ANCESTOR}")
@@ -211,7 +224,9 @@ def _many(
         return [*found, Verdict("related", who, None, text, tuple(evidence))]
     rest = [names[model] for model in family if model != best]
     evidence += [
-        f"{names[model]} differs from it by {_percent(_relative(pairs, best, model))} of its norm" for model in family if model != best
+        f"{names[model]} differs from it by {_percent(_relative(pairs, best, model))} of its norm"
+        for model in family
+        if model != best
     ]
     evidence.append(f"a chain of tunings with {names[best]} in the middle would look the same")
     text = f"{names[best]} is the ancestor of {listed(rest)}"
@@ -219,10 +234,7 @@ def _many(
 
 
 def _relative(pairs: dict[tuple[int, int], Pair], base: int, model: int) -> float | None:
-    pair = pairs[min(base, model), max(base, model)]
-    if base < model or pair.relative is None or pair.cosine is None:
-        return pair.relative
-    return pair.relative_to_other
+    return pairs[base, model].relative if base < model else pairs[model, base].relative_to_other
 
 
 def _merge(
@@ -251,15 +263,15 @@ def _merge(
 def _is_selection(sums: Sequence[TensorSums], one: int, other: int, model: int) -> bool:
     """Whether both others differ from a model within the same tensors, yet hardly ever at the same elements.
 
-    Tensors that only one of them changed say nothing: two adapters of different modules look like that from their base.
+    Changes made apart meet at changed_one * changed_other / n elements of a tensor.  Tensors that only one of them changed
+    say nothing: two adapters of different modules look like that from their base.
     """
-    fewer = both = 0
+    expected, both = 0.0, 0
     for found in sums:
-        if not {one, other, model} <= set(found.tensor.members):
+        members = found.tensor.members
+        if not {one, other, model} <= set(members) or not found.counted:
             continue
-        i, j, m = (found.tensor.members.index(k) for k in (one, other, model))
-        changed = min(int(found.differing[i, m]), int(found.differing[j, m]))
-        if changed and m in found.moving:
-            fewer += changed
-            both += int(found.moving[m][i, j])
-    return fewer >= 1000 and both < SELECTED * fewer
+        i, j, m = (members.index(k) for k in (one, other, model))
+        expected += int(found.differing[i, m]) * int(found.differing[j, m]) / found.counted
+        both += int(found.moving[m][i, j])
+    return expected >= FEWEST and both < SELECTED * expected

@@ -112,11 +112,20 @@ def rope_parameters(config: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+def short_number(value: object) -> str:
+    """1e6 for 1000000.0, 5e5 for 500000, 12345 for 12345: as people write rope's theta."""
+    if not isinstance(value, (int, float)) or value != int(value):
+        return str(value)
+    digits = str(int(value))
+    front = digits.rstrip("0")
+    zeros = len(digits) - len(front)
+    return f"{front}e{zeros}" if front and zeros >= 4 else digits
+
+
 def rope_text(config: Mapping[str, Any]) -> str:
     found = rope_parameters(config)
     if set(found) == {"rope_type", "rope_theta"} and found["rope_type"] == "default":
-        theta = found["rope_theta"]
-        return f"theta {theta:,.0f}".replace(",", " ") if isinstance(theta, float) else f"theta {theta}"
+        return f"theta {short_number(found['rope_theta'])}"
     return json.dumps(found, sort_keys=True)
 
 

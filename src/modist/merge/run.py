@@ -122,10 +122,14 @@ def outline_models(references: Iterable[ModelReference], allow_code: bool = Fals
     checkpoints: dict[str, Checkpoint] = {}
     commits: dict[str, str | None] = {}
     missing = 0
+    references = tuple(references)
+    names = [reference.name for reference in references]
     for reference in references:
         key = str(reference)
         if reference.is_local:
-            checkpoints[key], commits[key] = Checkpoint.open(reference.folder, reference.name), None
+            # Two folders of one name are told apart by their whole paths.
+            label = reference.name if names.count(reference.name) == 1 else key
+            checkpoints[key], commits[key] = Checkpoint.open(reference.folder, label), None
         else:
             from modist.checkpoint.outline import outline
 

@@ -119,7 +119,8 @@ def _readable(document: Document, model: type[BaseModel], error: ValidationError
     """The first problem in reading order, as one line."""
     problems = sorted(
         error.errors(include_url=False),
-        key=lambda problem: document.lines.get(_known(document, problem["loc"]), 0),
+        # A key is missing, as a rule, because it is misspelt: the unknown one says more.
+        key=lambda problem: (problem["type"] == "missing", document.lines.get(_known(document, problem["loc"]), 0)),
     )
     problem = problems[0]
     path = _known(document, problem["loc"])
@@ -200,7 +201,7 @@ def _read_mixture(document: Document, file: MixtureFile) -> Recipe:
         setting = Setting(constant(weight).cases, ("weights", index))
         sources.append(Source(reference, {"weight": setting}, path))
     _refuse_twice(document, sources)
-    base = _reference(document, file.base_model, ("base_model",)) if file.base_model else None
+    base = _reference(document, file.base_model, ("base_model",)) if file.base_model is not None else None
     options = {key: getattr(file, key) for key in ("normalize", "select", "scope")}
     parameters = {key: Setting(constant(value).cases, (key,)) for key, value in options.items() if value is not None}
     kwargs = file.model_kwargs or {}
@@ -223,7 +224,7 @@ def _read_merge(document: Document, file: MergeFile) -> Recipe:
         found = " and ".join(repr(key) for key in given) or "none of them"
         raise document.error(f"exactly one of 'models' and 'slices' says what to merge; found {found}", *given[:1])
     _refuse_what_comes_later(document, file)
-    base = _reference(document, file.base_model, ("base_model",)) if file.base_model else None
+    base = _reference(document, file.base_model, ("base_model",)) if file.base_model is not None else None
     if file.models is not None:
         sources = tuple(
             Source(
