@@ -255,6 +255,7 @@ class Row:
     modist: list[float] = field(default_factory=list)
     fsync: list[float] = field(default_factory=list)
     engine: list[float] = field(default_factory=list)
+    phases: list[dict[str, float]] = field(default_factory=list)
     mergekit: list[float] = field(default_factory=list)
     floor: list[float] = field(default_factory=list)
     floor_fsync: list[float] = field(default_factory=list)
@@ -275,9 +276,7 @@ class Row:
         return statistics.median(self.engine) / statistics.median(self.floor) if self.floor else None
 
 
-def measure(
-    method: str, shape: str, models: Path, work: Path, runs: int, mergekit: Path | None, floor: bool
-) -> Row:
+def measure(method: str, shape: str, models: Path, work: Path, runs: int, mergekit: Path | None, floor: bool) -> Row:
     row = Row(method, shape)
     wanted = METHODS[method]
     inputs = [models / name / "model.safetensors" for name in wanted.inputs]
@@ -297,6 +296,7 @@ def measure(
         told = json.loads(done.stdout)["seconds"]
         row.modist.append(done.seconds)
         row.engine.append(told["engine"])
+        row.phases.append(told)
         row.fsync.append(told["fsync"])
         row.modist_peak.append(done.peak)
         written = weight_bytes(out)
@@ -320,9 +320,7 @@ def machine() -> dict[str, Any]:
     model = platform.processor() or platform.machine()
     cpuinfo, meminfo = Path("/proc/cpuinfo"), Path("/proc/meminfo")
     if cpuinfo.exists():
-        named = [
-            line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line
-        ]
+        named = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
         model = named[0] if named else model
     memory = None
     if meminfo.exists():
@@ -341,7 +339,8 @@ def versions(mergekit_python: Path | None) -> dict[str, str]:
         "print(json.dumps({name: version(name) for name in sys.argv[1:]}))"
     )
     found: dict[str, str] = {"python": platform.python_version()}
-    found |= json.loads(run([sys.executable, "-c", ask, "modist", "numpy"]).stdout)
+    found["modist"] = run([sys.executable, "-c", "import modist; print(modist.__version__)"]).stdout.strip()
+    found |= json.loads(run([sys.executable, "-c", ask, "numpy"]).stdout)
     if mergekit_python:
         theirs = json.loads(run([mergekit_python, "-c", ask, "mergekit", "torch", "transformers"]).stdout)
         if theirs["mergekit"] != MERGEKIT:
@@ -375,9 +374,7 @@ def speed_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
         wanted, times, engine = METHODS[row.method], row.times(), row.engine_over_floor()
         verdict = "" if times is None else (" yes" if times >= wanted.least else " NO")
         limit = ENGINE_OVER_FLOOR.get(row.method)
-        within = (
-            "" if engine is None or limit is None else (" yes" if engine <= limit else f" NO (> {limit})")
-        )
+        within = "" if engine is None or limit is None else (" yes" if engine <= limit else f" NO (> {limit})")
         lines.append(
             [
                 row.method + (f" (mergekit: {wanted.against})" if wanted.against else ""),
@@ -407,11 +404,7 @@ def memory_table(rows: Sequence[Row], baseline: int) -> tuple[list[str], list[li
     for method in dict.fromkeys(row.method for row in rows):
         mine = {row.shape: row for row in rows if row.method == method}
         above = {shape: (max(row.modist_peak) - baseline) / (1 << 20) for shape, row in mine.items()}
-        peers = [
-            f"{shape}: {max(row.mergekit_peak) / (1 << 20):.0f}"
-            for shape, row in mine.items()
-            if row.mergekit_peak
-        ]
+        peers = [f"{shape}: {max(row.mergekit_peak) / (1 << 20):.0f}" for shape, row in mine.items() if row.mergekit_peak]
         lines.append(
             [
                 method,
@@ -545,18 +538,12 @@ def benchmark(options: argparse.Namespace, work: Path) -> None:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="How fast modist merges, beside mergekit.")
-    parser.add_argument(
-        "--work", type=Path, help="folder for models and outputs, kept (default: a temporary one)"
-    )
-    parser.add_argument(
-        "--shape", action="append", choices=SHAPES, help="repeatable; default 0.5B; 1.5B: memory only"
-    )
+    parser.add_argument("--work", type=Path, help="folder for models and outputs, kept (default: a temporary one)")
+    parser.add_argument("--shape", action="append", choices=SHAPES, help="repeatable; default 0.5B; 1.5B: memory only")
     parser.add_argument("--runs", type=int, default=3, help="of each process (default 3)")
     parser.add_argument("--only", type=lambda text: text.split(","), help="methods, separated by commas")
     parser.add_argument("--skip-mergekit", action="store_true")
-    parser.add_argument(
-        "--mergekit-python", type=Path, help=f"Python of an environment with mergekit {MERGEKIT}"
-    )
+    parser.add_argument("--mergekit-python", type=Path, help=f"Python of an environment with mergekit {MERGEKIT}")
     parser.add_argument("--seed", type=int, default=0, help="of the models")
     parser.add_argument("--results", type=Path, help="folder for the report (default: benchmarks/results)")
     options = parser.parse_args()

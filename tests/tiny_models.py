@@ -73,9 +73,7 @@ def spacing(values: np.ndarray, dtype: str) -> np.ndarray:
 # -------------------------------------------------------------- hand
 
 
-def write_safetensors(
-    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
-) -> int:
+def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> int:
     """Write one file; returns the bytes of tensors in it."""
     header: dict[str, Any] = {"__metadata__": dict(metadata or {"format": "pt"})}
     offset = 0
@@ -118,9 +116,7 @@ def read_folder(folder: Path) -> dict[str, Tensor]:
     placed = json.loads(index.read_text())["weight_map"]
     for name, file in placed.items():
         assert name in found[file], f"the index places {name} in {file}, which does not hold it"
-    assert sum(len(tensors) for tensors in found.values()) == len(placed), (
-        "files hold tensors the index lacks"
-    )
+    assert sum(len(tensors) for tensors in found.values()) == len(placed), "files hold tensors the index lacks"
     return {name: found[file][name] for name, file in placed.items()}
 
 
@@ -148,9 +144,7 @@ def write_folder(
 # -------------------------------------------------------------- transformers
 
 
-def llama_shapes(
-    hidden: int = 32, inner: int = 48, layers: int = LAYERS, vocabulary: int = 96
-) -> dict[str, tuple[int, ...]]:
+def llama_shapes(hidden: int = 32, inner: int = 48, layers: int = LAYERS, vocabulary: int = 96) -> dict[str, tuple[int, ...]]:
     """Names and shapes of a small untied Llama (two heads, one of keys and values)."""
     shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (vocabulary, hidden)}
     for layer in range(layers):
@@ -203,15 +197,11 @@ def random_tensors(
     return {name: encode(scale * generator.standard_normal(shape), dtype) for name, shape in shapes.items()}
 
 
-def tuned(
-    tensors: Mapping[str, Tensor], seed: int, noise: float, dtype: str | None = None
-) -> dict[str, Tensor]:
+def tuned(tensors: Mapping[str, Tensor], seed: int, noise: float, dtype: str | None = None) -> dict[str, Tensor]:
     """A fine-tune: every element moved by noise of the given standard deviation."""
     generator = np.random.default_rng(seed)
     return {
-        name: encode(
-            tensor.float64 + noise * generator.standard_normal(tensor.bits.shape), dtype or tensor.dtype
-        )
+        name: encode(tensor.float64 + noise * generator.standard_normal(tensor.bits.shape), dtype or tensor.dtype)
         for name, tensor in tensors.items()
     }
 
@@ -237,14 +227,12 @@ def plain_trio(folder: Path, dtype: str = "BF16", *, seed: int = 0, shards: int 
     """A small Llama and two fine-tunes of it, by numpy alone."""
     tensors = random_tensors(llama_shapes(**shape), seed, dtype)
     base = write_folder(folder / "base", tensors, shards=shards)
-    one = write_folder(folder / "one", tuned(tensors, seed + 1, 0.02), shards=shards)
+    one = write_folder(folder / "one", tuned(tensors, seed + 1, 0.01), shards=shards)
     two = write_folder(folder / "two", tuned(tensors, seed + 2, 0.2), shards=shards)
     return Trio(base, one, two, shape.get("layers", LAYERS))
 
 
-def make_trio(
-    folder: Path, family: str, dtype: str = "BF16", *, seed: int = 0, shard_size: str = "5GB"
-) -> Trio:
+def make_trio(folder: Path, family: str, dtype: str = "BF16", *, seed: int = 0, shard_size: str = "5GB") -> Trio:
     """The same for one of FAMILIES, with transformers' own names, config and shards."""
     import torch
     from transformers import AutoModelForCausalLM
@@ -261,7 +249,7 @@ def make_trio(
     tensors = read_folder(folder / "base")
     config = json.loads((folder / "base" / "config.json").read_text())
     shards = len(list((folder / "base").glob("*.safetensors")))
-    one = write_folder(folder / "one", tuned(tensors, seed + 1, 0.02), config, shards=shards)
+    one = write_folder(folder / "one", tuned(tensors, seed + 1, 0.01), config, shards=shards)
     two = write_folder(folder / "two", tuned(tensors, seed + 2, 0.2), config, shards=shards)
     return Trio(folder / "base", one, two)
 

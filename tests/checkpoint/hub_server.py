@@ -75,9 +75,7 @@ class HubServer:
     def gets(self) -> list[str]:
         """The files that were asked for with GET, each as often as it was."""
         return sorted(
-            kind
-            for method, kind in self.asked.elements()
-            if method == "GET" and kind not in ("info", "tree", "refs")
+            kind for method, kind in self.asked.elements() if method == "GET" and kind not in ("info", "tree", "refs")
         )
 
     def __enter__(self) -> HubServer:
@@ -105,9 +103,7 @@ def commit_of(files: Files) -> str:
     return hashlib.sha1(repr(sorted(files.items())).encode()).hexdigest()
 
 
-_API = re.compile(
-    r"/api/models/(?P<name>[^/]+/[^/]+)(?:/(?P<what>revision|tree|refs)(?:/(?P<revision>[^/]+))?)?"
-)
+_API = re.compile(r"/api/models/(?P<name>[^/]+/[^/]+)(?:/(?P<what>revision|tree|refs)(?:/(?P<revision>[^/]+))?)?")
 _RESOLVE = re.compile(r"/(?P<name>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<file>.+)")
 
 
@@ -238,9 +234,6 @@ def _info(name: str, commit: str, files: Files) -> dict[str, Any]:
 
 def _refs(repo: Repo) -> dict[str, Any]:
     def listed(names: dict[str, str], kind: str) -> list[dict[str, str]]:
-        return [
-            {"name": name, "ref": f"refs/{kind}/{name}", "targetCommit": commit}
-            for name, commit in names.items()
-        ]
+        return [{"name": name, "ref": f"refs/{kind}/{name}", "targetCommit": commit} for name, commit in names.items()]
 
     return {"branches": listed(repo.refs, "heads"), "tags": listed(repo.tags, "tags"), "converts": []}

@@ -162,9 +162,7 @@ def test_a_commit_whole_in_the_cache_asks_the_hub_nothing(hub: HubServer, cache:
     assert not hub.asked
 
 
-def test_an_unknown_revision_names_the_nearest(
-    hub: HubServer, cache: Path, two_commits: dict[str, str]
-) -> None:
+def test_an_unknown_revision_names_the_nearest(hub: HubServer, cache: Path, two_commits: dict[str, str]) -> None:
     with pytest.raises(UserError) as error:
         fetch(_reference("v1.1"), cache=cache)
     assert _one_line(error) == "org/tiny has no revision 'v1.1'; did you mean 'v1.0'?"
@@ -206,9 +204,7 @@ def test_no_token_is_sent_where_none_is_set(hub: HubServer, cache: Path) -> None
 
 
 @pytest.mark.parametrize("variable", ["HF_TOKEN", "HF_AUTH_TOKEN"])
-def test_a_token_the_hub_refuses(
-    hub: HubServer, cache: Path, monkeypatch: pytest.MonkeyPatch, variable: str
-) -> None:
+def test_a_token_the_hub_refuses(hub: HubServer, cache: Path, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
     monkeypatch.setenv(variable, "hf_stale")
     with pytest.raises(HubError) as error:
         fetch(_reference(), cache=cache)
@@ -231,18 +227,14 @@ def test_a_gated_model_says_where_to_accept_its_licence(
     assert ("the one in HF_TOKEN may not" if token else "into HF_TOKEN") in message
 
 
-def test_a_gated_model_opens_to_a_reader(
-    hub: HubServer, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_gated_model_opens_to_a_reader(hub: HubServer, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.add("org/gated", _WANTED, gated=True)
     monkeypatch.setenv("HF_TOKEN", "hf_good")
     assert _held(fetch(_reference(name="org/gated"), cache=cache).folder) == _WANTED
 
 
 @pytest.mark.parametrize("token", [None, "hf_other"])
-def test_an_unknown_model(
-    hub: HubServer, cache: Path, monkeypatch: pytest.MonkeyPatch, token: str | None
-) -> None:
+def test_an_unknown_model(hub: HubServer, cache: Path, monkeypatch: pytest.MonkeyPatch, token: str | None) -> None:
     if token:
         monkeypatch.setenv("HF_TOKEN", token)
     with pytest.raises(UserError) as error:
@@ -270,9 +262,7 @@ def test_a_hub_that_is_unwell(hub: HubServer, cache: Path, status: int, words: s
 
 @pytest.mark.usefixtures("no_waiting")
 @pytest.mark.parametrize(("status", "words"), [(500, "status 500: try again later"), (403, "forbids it")])
-def test_a_hub_that_lists_files_and_does_not_give_them(
-    hub: HubServer, cache: Path, status: int, words: str
-) -> None:
+def test_a_hub_that_lists_files_and_does_not_give_them(hub: HubServer, cache: Path, status: int, words: str) -> None:
     hub.file_status = status
     with pytest.raises(HubError) as error:
         fetch(_reference(), cache=cache)
@@ -319,9 +309,7 @@ def test_no_connection_and_no_cache(hub: HubServer, cache: Path) -> None:
     assert f"the connection to {hub.url} failed" in _one_line(error)
 
 
-def test_no_connection_but_a_whole_copy(
-    hub: HubServer, cache: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_no_connection_but_a_whole_copy(hub: HubServer, cache: Path, caplog: pytest.LogCaptureFixture) -> None:
     first = fetch(_reference(), cache=cache)
     hub.stop()
     assert fetch(_reference(), cache=cache) == first
@@ -352,9 +340,7 @@ def test_offline_without_a_copy(hub: HubServer, cache: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("lost", ["model-00002-of-00002.safetensors", "config.json"])
-def test_offline_with_part_of_a_copy(
-    hub: HubServer, cache: Path, monkeypatch: pytest.MonkeyPatch, lost: str
-) -> None:
+def test_offline_with_part_of_a_copy(hub: HubServer, cache: Path, monkeypatch: pytest.MonkeyPatch, lost: str) -> None:
     """Even where nothing but the folder is left: another tool may have made it, without a listing."""
     shards = {f"model-0000{i}-of-00002.safetensors": save({f"t{i}": np.ones(2, np.float32)}) for i in (1, 2)}
     index = json.dumps({"weight_map": {f"t{i}": name for i, name in enumerate(shards, 1)}}).encode()
@@ -406,9 +392,7 @@ def test_a_commit_that_would_write_elsewhere_is_refused(hub: HubServer, cache: P
     assert not [path for path in cache.parent.rglob("*") if path.is_file()]
 
 
-def test_too_little_room_is_said_before_the_download(
-    hub: HubServer, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_too_little_room_is_said_before_the_download(hub: HubServer, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10, 0, 10))
     with pytest.raises(HubError) as error:
@@ -467,9 +451,7 @@ def test_headers_are_read_without_the_weights(hub: HubServer) -> None:
 
 
 def test_headers_of_a_file_that_is_none(hub: HubServer) -> None:
-    hub.add(
-        "org/bad", {"config.json": b"{}", "model.safetensors": (20).to_bytes(8, "little") + b"{not json" * 9}
-    )
+    hub.add("org/bad", {"config.json": b"{}", "model.safetensors": (20).to_bytes(8, "little") + b"{not json" * 9})
     with pytest.raises(HubError) as error:
         headers(_reference(name="org/bad"))
     assert "header" in _one_line(error)
@@ -480,9 +462,7 @@ def test_headers_of_a_file_that_is_none(hub: HubServer) -> None:
 
 def _run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING_FACE"))}
-    return subprocess.run(
-        [sys.executable, "-c", code], env=kept | environment, capture_output=True, text=True, timeout=60
-    )
+    return subprocess.run([sys.executable, "-c", code], env=kept | environment, capture_output=True, text=True, timeout=60)
 
 
 _FETCH = f"""

@@ -231,9 +231,7 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize("moment", ["before", "between", "after"])
 @pytest.mark.parametrize("resume", [True, False])
-def test_killed_while_replacing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, swap: bool, moment: str, resume: bool
-) -> None:
+def test_killed_while_replacing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, swap: bool, moment: str, resume: bool) -> None:
     """At each step of the commit either the old output or the new one can be had, whole; the next run brings it back."""
     out = tmp_path / "out"
     fill(out, "old", "another")

@@ -485,6 +485,7 @@ MERGEKIT_CASES: dict[str, Case] = {
     "ties-rescale": _task("ties", {"weight": 0.6, "density": 0.5}, {"weight": 0.37, "density": 0.3}, rescale=True),
     "ties-slices": _in_slices,
     "ties-negative": _task("ties", {"weight": 0.6, "density": 0.7}, {"weight": -0.37, "density": 0.4}, normalize=False),
+    "ties-cancel": _task("ties", {"weight": 0.5, "density": 0.8}, {"weight": -0.5, "density": 0.9}),
     "dare_linear-dense": _task("dare_linear", {"weight": 0.6}, {"weight": 0.37, "density": 1.0}),
     "dare_ties-dense": _task("dare_ties", {"weight": 0.6, "density": 1}, {"weight": 0.37}, lam=0.9),
 }

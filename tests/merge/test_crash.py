@@ -122,9 +122,7 @@ MOMENTS = [
 
 
 @pytest.mark.parametrize(("method", "moment", "after"), MOMENTS, ids=lambda value: str(value))
-def test_killed_at_a_chosen_moment(
-    cases: dict[str, Case], tmp_path: Path, method: str, moment: str, after: int
-) -> None:
+def test_killed_at_a_chosen_moment(cases: dict[str, Case], tmp_path: Path, method: str, moment: str, after: int) -> None:
     case, out = cases[method], tmp_path / "out"
     ended(start(case, out, die=moment, after=after), -signal.SIGKILL)
     assert whole_or_absent(out) == ("new" if moment == "replaced" else "absent")

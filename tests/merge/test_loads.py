@@ -18,9 +18,7 @@ transformers = pytest.importorskip("transformers")
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("shard_bytes", [5_000_000_000, 40_000])
-def test_loads_and_generates(
-    family: str, shard_bytes: int, family_trio: Callable[..., Trio], tmp_path: Path
-) -> None:
+def test_loads_and_generates(family: str, shard_bytes: int, family_trio: Callable[..., Trio], tmp_path: Path) -> None:
     trio = family_trio(family)
     recipe = tmp_path / "r.yml"
     models = [{"model": str(folder), "parameters": {"weight": 0.5}} for folder in (trio.one, trio.two)]

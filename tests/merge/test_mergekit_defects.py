@@ -447,21 +447,37 @@ def test_9_killed_and_resumed(tmp_path: Path, command: Command) -> None:
     assert finished.returncode == 0, finished.stderr
 
 
-def test_9_what_a_killed_run_left_does_not_harm_a_fresh_one(tmp_path: Path, llama: Trio, command: Command) -> None:
-    recipe = CASES["linear"](llama)
-    clean = command(recipe, name="clean")
-    assert clean.returncode == 0, clean.stderr
+def test_9_what_a_killed_run_left_does_not_harm_a_fresh_one(tmp_path: Path, command: Command) -> None:
+    """mergekit leaves a file of its own beside the new ones; here another merge starts over and leaves nothing."""
+    trio = plain_trio(tmp_path / "models", hidden=512, inner=1536, vocabulary=2048)
+    out, partial = tmp_path / "out", tmp_path / "out.partial"
+    recipe = write_recipe(tmp_path / "recipe.yml", CASES["ties"](trio))
+    line = [sys.executable, "-m", "modist", "merge", str(recipe), str(out), "--threads", "1"]
+    process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not list(partial.rglob("*.safetensors")) and process.poll() is None:
+        time.sleep(0.001)
+    process.kill()
+    process.wait()
+    assert partial.exists() and not out.exists()
+    other = CASES["linear"](trio)
+    resumed = command(other, "--resume")
+    assert resumed.returncode == 2 and "another recipe" in resumed.stderr, resumed.stderr
+    for name in ("out", "clean"):
+        done = command(other, name=name)
+        assert done.returncode == 0, done.stderr
+    assert weights(out) == weights(tmp_path / "clean")
+    assert set(contents(out)) == set(contents(tmp_path / "clean"))
+    assert not partial.exists()
+
+
+def test_9_a_folder_of_that_name_that_is_not_ours_is_left_alone(llama: Trio, tmp_path: Path, command: Command) -> None:
     partial = tmp_path / "out.partial"
     partial.mkdir()
-    (partial / "model-00001-of-00002.safetensors").write_bytes(b"half a file")
-    (partial / "journal.json").write_text("{")
-    done = command(recipe, "--resume")
-    if done.returncode:
-        assert "Traceback" not in done.stderr and not (tmp_path / "out").exists()
-        done = command(recipe)
-    assert done.returncode == 0, done.stderr
-    assert weights(tmp_path / "out") == weights(tmp_path / "clean")
-    assert set(contents(tmp_path / "out")) == set(contents(tmp_path / "clean"))
+    (partial / "notes.txt").write_text("mine")
+    for flags in ((), ("--resume",)):
+        done = command(CASES["linear"](llama), *flags)
+        assert done.returncode == 2 and str(partial) in done.stderr
+    assert contents(partial) == {"notes.txt": hashlib.sha256(b"mine").hexdigest()}
 
 
 # -------------------------------------------------------------- 11: tied and untied heads

@@ -33,9 +33,7 @@ def forget() -> object:
     methods.cache_clear()
 
 
-def test_the_documented_method_of_twenty_lines_works(
-    monkeypatch: pytest.MonkeyPatch, trio: Trio, tmp_path: Path
-) -> None:
+def test_the_documented_method_of_twenty_lines_works(monkeypatch: pytest.MonkeyPatch, trio: Trio, tmp_path: Path) -> None:
     (code,) = re.findall(r"```python\n# loud\.py\n(.*?)```", (DOCS / "own-method.md").read_text(), re.DOTALL)
     assert len([line for line in code.splitlines() if line.strip()]) <= 20
     (tmp_path / "loud.py").write_text(code)

@@ -81,15 +81,11 @@ def test_a_constant_tensor_is_u_zero() -> None:
 
 @pytest.mark.parametrize(("size", "distinct"), [(1, 1), (10, 3), (1000, 7), (300_001, 40), (300_001, 1 << 24)])
 @pytest.mark.parametrize("weights", [[0.9, 0.1], [0.2, 0.5, 0.3], [0.0, 1.0], [1.0, 0.0], [0.25, 0.25, 0.25, 0.25]])
-def test_quantile_gives_each_expert_exactly_its_weight(
-    tmp_path: Path, size: int, distinct: int, weights: list[float]
-) -> None:
+def test_quantile_gives_each_expert_exactly_its_weight(tmp_path: Path, size: int, distinct: int, weights: list[float]) -> None:
     rng = np.random.default_rng(size + distinct)
     first = rng.integers(-distinct, distinct, size, endpoint=True) / 8
     name = "model.layers.0.mlp.up_proj.weight"
-    experts = [
-        folder_of(tmp_path / f"e{i}", {name: first if i == 0 else np.full(size, 1e6 * i)}) for i in range(len(weights))
-    ]
+    experts = [folder_of(tmp_path / f"e{i}", {name: first if i == 0 else np.full(size, 1e6 * i)}) for i in range(len(weights))]
     merge(recipe(tmp_path / "r.yml", experts, weights, normalize="quantile", dtype="float32"), tmp_path / "out")
     written = read_folder(tmp_path / "out")[name].bits
     ends = [0, *(round(size * end) for end in np.cumsum(weights)[:-1]), size]

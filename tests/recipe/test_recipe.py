@@ -175,7 +175,7 @@ models:
         (MOD.replace("base_model: org/a", "base_model: [org/a]"), "r.yml:1: base_model: list"),
         (MOD.replace("base_model: org/a", "base_model: ''"), "r.yml:1: base_model: a model is a folder or a hub id"),
         (MOD.replace("base_model: org/a", "base_model: 5"), "r.yml:1: base_model: 5"),
-        (MOD.replace("source_model: org/b", "source_model: org/a"), "r.yml:4: experts[1].source_model: 'org/a' is listed twice"),
+        (MOD.replace("source_model: org/b", "source_model: org/a"), "r.yml:4: experts[1].source_model: 'org/a' is listed"),
         (LINEAR.replace("org/b", "org/a"), "r.yml:5: models[1]: 'org/a' is listed twice"),
         (LINEAR + "dtype: bf16\n", "did you mean 'bfloat16'?"),
         (LINEAR + "dtype: int8\n", "r.yml:7: dtype: 'int8'"),

@@ -103,7 +103,10 @@ class Checkpoint:
         out = np.empty(stop - start, holder)
         view, position = bytes_of(out), tensor.offset + start * holder.itemsize
         while view:
-            count = os.preadv(self._descriptor(tensor.file), [view], position)
+            try:
+                count = os.preadv(self._descriptor(tensor.file), [view], position)
+            except OSError as error:
+                raise CheckpointError(f"{tensor.file}: cannot be read ({error.strerror})") from None
             if count <= 0:
                 raise CheckpointError(f"{tensor.file}: ends before tensor {name!r} does; was it changed meanwhile?")
             view, position = view[count:], position + count
@@ -152,7 +155,7 @@ def _find(folder: Path, label: str) -> _Found:
         files = [folder / name for name in sorted(set(listed.values()) or {BIN_SINGLE})]
         arrays, tensors = load_pickled(files)
         if missing := sorted(listed.keys() - tensors.keys()):
-            raise CheckpointError(f"{folder / BIN_INDEX}: lists tensor {missing[0]!r}, which no file holds")
+            raise CheckpointError(f"{folder / BIN_INDEX}: lists tensor {missing[0][:200]!r}, which no file holds")
         return _Found(tensors, tuple(files), (f"{label}: pytorch_model.bin is held in memory while it is read",), arrays)
     if (folder / "adapter_config.json").exists():
         raise UserError(f"{label}: this is an adapter, not a model; merge it into its base first")
@@ -187,5 +190,6 @@ def _from_index(folder: Path, index: Path) -> _Found:
                 raise CheckpointError(f"{path}: holds tensor {name!r}, which {index.name} does not list")
     missing = sorted(weight_map.keys() - tensors.keys())
     if missing:
-        raise CheckpointError(f"{index}: lists tensor {missing[0]!r} in {weight_map[missing[0]]!r}, which does not hold it")
+        name, file = missing[0], weight_map[missing[0]]
+        raise CheckpointError(f"{index}: lists tensor {name[:200]!r} in {file[:200]!r}, which does not hold it")
     return _Found(tensors, files)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,7 +30,9 @@ def load_pickled(files: Sequence[Path]) -> tuple[dict[str, Array], dict[str, Sto
     tensors: dict[str, StoredTensor] = {}
     for path in files:
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                state = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
         except Exception as error:
             # torch raises nearly anything for a file it does not trust; the first sentence says which.
             reason = " ".join(str(error).split("\n")[0].split())[:160]

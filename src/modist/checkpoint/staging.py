@@ -311,7 +311,8 @@ def check_output(out: Path, inputs: dict[str, Path]) -> None:
     """
     try:
         real = out.resolve()
-        out.exists()
+        for path in (out, building_place(real) if real.name else real):
+            path.exists()  # raises where the name is too long
     except (OSError, RuntimeError) as error:
         raise UserError(f"{out}: cannot be a folder ({getattr(error, 'strerror', None) or 'a link to itself'})") from None
     if not real.name:

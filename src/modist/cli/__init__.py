@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 
@@ -13,6 +14,10 @@ def main() -> None:
     from modist.cli.app import app
     from modist.errors import ModistError
 
+    for stream in (sys.stdout, sys.stderr):
+        # A name of a file may hold what the terminal's encoding cannot show; that is no reason to fail.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except ModistError as error:

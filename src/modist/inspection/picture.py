@@ -18,7 +18,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _GREY = "#555555"
 _STYLES: dict[str, dict[str, Any]] = {"attention": {"linestyle": "-", "marker": "o"}, "mlp": {"linestyle": "--", "marker": "s"}}
 _LINE: dict[str, Any] = {"markersize": 5, "linewidth": 1.8, "markeredgecolor": "white"}
-_CROWDED = 40
+_FEW, _CROWDED = 16, 40
 # Above this ratio of the largest to the smallest norm a linear axis hides the small ones.
 _LOG_RATIO = 30
 _LABEL = 26
@@ -138,7 +138,7 @@ def _lines(axes: Any, layers: Sequence[LayerNorms], colour: str) -> None:
     from matplotlib.ticker import MaxNLocator
 
     numbers = [row.layer for row in layers]
-    line = _LINE if len(layers) <= _CROWDED else {**_LINE, "markersize": 0}
+    line = {**_LINE, "markersize": 5 if len(layers) <= _FEW else 3.5 if len(layers) <= _CROWDED else 0}
     for kind, style in _STYLES.items():
         values = [getattr(row, kind) for row in layers]
         if any(value is not None for value in values):
@@ -177,6 +177,7 @@ def _heat(figure: Any, axes: Any, inspection: Inspection) -> None:
         known[entry.one, entry.other] = known[entry.other, entry.one] = entry.cosine
     rows = [[1.0 if one == other else known.get((one, other)) for other in names] for one in names]
     grid = [[float("nan") if value is None else value for value in row] for row in rows]
+    axes.set_facecolor("#e6e6e6")
     axes.set_title("Kinship: cosine of the deltas" if deltas else "Cosine of the weights")
     colours = _diverging()
     picture = axes.imshow(grid, cmap=colours, vmin=-1, vmax=1)
@@ -201,16 +202,14 @@ def _heat(figure: Any, axes: Any, inspection: Inspection) -> None:
 
 def _figure_text(value: float) -> str:
     """Two decimals, and more where two would hide that it is not quite 1."""
-    text = f"{value:.2f}"
+    text = f"{round(value, 2) + 0.0:.2f}"  # + 0.0 turns -0.0 into 0.0
     return text if abs(value) in (0.0, 1.0) or text not in ("1.00", "-1.00") else f"{value:.5f}"
 
 
 def _diverging() -> Any:
     from matplotlib.colors import LinearSegmentedColormap
 
-    colours = LinearSegmentedColormap.from_list("modist", ["#8C3B00", COLOURS[1], "#F7F7F7", COLOURS[0], "#003D66"])
-    colours.set_bad("#e6e6e6")
-    return colours
+    return LinearSegmentedColormap.from_list("modist", ["#8C3B00", COLOURS[1], "#F7F7F7", COLOURS[0], "#003D66"])
 
 
 def _parameters(axes: Any, inspection: Inspection) -> None:
@@ -255,6 +254,7 @@ def _say(axes: Any, text: str) -> None:
     axes.text(0.5, 0.5, text, ha="center", va="center", transform=axes.transAxes, color=_GREY)
     axes.set_xticks([])
     axes.set_yticks([])
+    axes.spines[:].set_visible(False)
 
 
 def _count(value: float) -> str:

@@ -200,27 +200,26 @@ def _many(
     if len(family) < 3:
         return [*found, _two(names, pairs, family[0], family[1], witness)]
 
-    scores: dict[int, float] = {}
+    seen: dict[int, list[float]] = {}
     for base in family:
         others = [model for model in family if model != base]
         cosines = [delta_cosine(sums, i, j, base) for i, j in itertools.combinations(others, 2)]
-        told = [abs(value) for value in cosines if value is not None]
-        if told:
-            scores[base] = sum(told) / len(told)
+        seen[base] = [abs(value) for value in cosines if value is not None]
     who = tuple(names[model] for model in family)
-    if len(scores) < len(family):
+    if not all(seen.values()):
         text = f"{listed(who)} are related; they share too few tensors to tell how"
         return [*found, Verdict("related", who, None, text, ())]
+    scores = {base: sum(told) / len(told) for base, told in seen.items()}
     ranked = sorted(scores, key=lambda model: scores[model])
     best, second = ranked[0], ranked[1]
     many = " on average" if len(family) > 3 else ""
     evidence = [f"seen from {names[base]} the others' deltas have a cosine of size {scores[base]:.3f}{many}" for base in ranked]
-    if scores[best] > ANCESTOR:
+    if min(itertools.chain.from_iterable(seen.values())) > ANCESTOR / 2 and scores[best] > ANCESTOR:
         text = f"{listed(who)} share an ancestor that is not among them"
         evidence.append(f"from the ancestor it would be below {ANCESTOR}")
         return [*found, Verdict("common ancestor", who, None, text, tuple(evidence))]
-    if scores[second] - scores[best] < MARGIN:
-        text = f"{listed(who)} are related, but whether {names[best]} or {names[second]} is the ancestor cannot be told"
+    if scores[best] > ANCESTOR or scores[second] - scores[best] < MARGIN:
+        text = f"{listed(who)} are related, but which of them is the ancestor, if any is, cannot be told"
         return [*found, Verdict("related", who, None, text, tuple(evidence))]
     rest = [names[model] for model in family if model != best]
     evidence += [
