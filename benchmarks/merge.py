@@ -459,7 +459,7 @@ def page(facts: dict[str, Any], tables: dict[str, tuple[list[str], list[list[str
 # -------------------------------------------------------------- from the command line
 
 
-def mergekit_environment(work: Path, given: Path | None) -> Path:
+def mergekit_environment(work: Path, given: Path | None, torch: str) -> Path:
     """The Python of an environment with mergekit, made if need be."""
     if given:
         return given
@@ -468,7 +468,7 @@ def mergekit_environment(work: Path, given: Path | None) -> Path:
     if not python.exists():
         print(f"installing mergekit {MERGEKIT} in an environment of its own", file=sys.stderr)
         venv.create(folder, with_pip=True)
-        pip = [python, "-m", "pip", "--disable-pip-version-check", "-qq", "install", f"mergekit=={MERGEKIT}"]
+        pip = [python, "-m", "pip", "--disable-pip-version-check", "-qq", "install", torch, f"mergekit=={MERGEKIT}"]
         subprocess.run([str(part) for part in pip], check=True)
     return python
 
@@ -489,7 +489,7 @@ def benchmark(options: argparse.Namespace, work: Path) -> None:
     shapes = options.shape or ["0.5B"]
     python = None
     if not options.skip_mergekit and not all(SHAPES[shape].memory_only for shape in shapes):
-        python = mergekit_environment(work, options.mergekit_python)
+        python = mergekit_environment(work, options.mergekit_python, options.torch)
     mergekit = python.parent / "mergekit-yaml" if python else None
     used = versions(python)
     imports = "import modist.cli, modist.merge.engine"
@@ -544,6 +544,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--only", type=lambda text: text.split(","), help="methods, separated by commas")
     parser.add_argument("--skip-mergekit", action="store_true")
     parser.add_argument("--mergekit-python", type=Path, help=f"Python of an environment with mergekit {MERGEKIT}")
+    parser.add_argument("--torch", default="torch", help="what pip installs for mergekit, such as torch==2.13.0+cpu")
     parser.add_argument("--seed", type=int, default=0, help="of the models")
     parser.add_argument("--results", type=Path, help="folder for the report (default: benchmarks/results)")
     options = parser.parse_args()

@@ -1,6 +1,6 @@
 """A merge in a process of its own that kills itself at a chosen moment; run by test_crash.py.
 
-The last argument is JSON: recipe, out, and perhaps seed, resume, block (elements), pause (seconds after each block),
+The last argument is JSON: recipe, out, and perhaps seed, resume, allow, block (elements), pause (seconds after each block),
 die (survey, blend, advance, fsync, verify, rename, between, replaced) and after (how many times that may happen first).
 """
 
@@ -52,6 +52,7 @@ def main(wanted: dict[str, Any]) -> None:
         wanted["out"],
         seed=wanted.get("seed", 0),
         resume=wanted.get("resume", False),
+        allow=wanted.get("allow", ()),
         threads=2,
         watch=Watch(phase=seen, advance=advance),
     )

@@ -66,7 +66,7 @@ def test_configuration_1_runs_and_says_so_in_a_note(parents: Trio, tmp_path: Pat
 
 def test_context_alone_is_its_own_flag(parents: Trio, tmp_path: Path) -> None:
     change(parents.two, max_position_embeddings=99)
-    with pytest.raises(UserError, match="--allow context$"):
+    with pytest.raises(UserError, match=r"--allow context$"):
         merge(paper("linear", parents, tmp_path), tmp_path / "out")
 
 

@@ -24,7 +24,7 @@ from modist.errors import MergeError, UserError
 from modist.merge import MergeReport, Watch, run
 from modist.merge import merge as merge_models
 from modist.merge.verify import verify
-from tests.tiny_models import plain_trio, write_recipe
+from tests.tiny_models import llama_shapes, plain_trio, random_tensors, write_folder, write_recipe
 
 DRIVER = Path(__file__).with_name("crash_driver.py")
 BLOCK = 4096
@@ -300,6 +300,21 @@ def test_resume_where_the_data_was_deleted_is_no_silent_success(cases: dict[str,
         quiet_merge(case.recipe, out, resume=True)
     quiet_merge(case.recipe, out)
     assert digests(out) == case.digests
+
+
+def test_nonfinite_values_that_were_allowed_are_remembered(tmp_path: Path) -> None:
+    """A resumed run knows of them too, so that its result is still verified."""
+    tensors = random_tensors(llama_shapes(), 4)
+    for tensor in tensors.values():
+        tensor.bits.reshape(-1)[3] = 0x7F80
+    folder = write_folder(tmp_path / "m", tensors)
+    recipe = write_recipe(tmp_path / "r.yml", {"merge_method": "linear", "models": [
+        {"model": folder, "parameters": {"weight": 1}}]})  # fmt: skip
+    case, out = Case(recipe, {}, len(tensors)), tmp_path / "out"
+    ended(start(case, out, die="blend", after=20, allow=["nonfinite"]), -signal.SIGKILL)
+    report, _ = quiet_merge(recipe, out, resume=True, allow=["nonfinite"])
+    assert report.resumed > 0
+    assert verify(out).passed
 
 
 def test_two_at_once_into_one_output(cases: dict[str, Case], tmp_path: Path) -> None:

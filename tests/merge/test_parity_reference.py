@@ -19,7 +19,9 @@ from tests.tiny_models import (
     FAMILIES,
     Tensor,
     Trio,
+    add_tokenizer,
     encode,
+    make_trio,
     plain_trio,
     read_folder,
     write_folder,
@@ -84,6 +86,28 @@ def test_families(family: str, case: str, family_trio: Callable[..., Trio], merg
     trio = family_trio(family)
     recipe = CASES[case](trio)
     check(merge(recipe), recipe, trio.layers)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_result_loads_and_generates(family: str, tmp_path: Path, merge: Merge) -> None:
+    """transformers finds config, tokenizer and every weight, tied heads included, in shards too."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    trio = make_trio(tmp_path / "models", family, shard_size="100KB")
+    add_tokenizer(trio.base, ["once", "upon", "a", "time"])
+    out = merge(CASES["task_arithmetic"](trio), shard_bytes=120_000)
+    assert len(list(out.glob("*.safetensors"))) > 2
+    model, told = AutoModelForCausalLM.from_pretrained(out, output_loading_info=True)
+    assert not told["missing_keys"] and not told["unexpected_keys"] and not told["mismatched_keys"]
+    assert model.dtype == torch.bfloat16
+    for name, tensor in read_folder(out).items():
+        assert np.array_equal(model.state_dict()[name].float().numpy(), tensor.float64.astype(np.float32)), name
+    tokenizer = AutoTokenizer.from_pretrained(out)
+    given = tokenizer("once upon a time", return_tensors="pt")
+    made = model.generate(**given, max_new_tokens=3, do_sample=False, eos_token_id=None)
+    assert made.shape[1] == given["input_ids"].shape[1] + 3
+    assert torch.isfinite(model(**given).logits).all()
 
 
 DTYPE_CASES = (
@@ -323,25 +347,30 @@ def test_reference_minmax_is_the_released_arithmetic() -> None:
             assert torch.equal(torch.tensor(reference.to_bfloat16(ours)), right.float())
 
 
-def stories() -> list[Path]:
-    place = Path(os.environ.get("MODIST_TEST_MODELS", Path(__file__).parents[3] / "shared" / "models"))
-    return [place / f"stories260K-ft-{name}" for name in ("gsm8k", "grimm")]
+def fine_tunes() -> dict[str, list[Path]]:
+    """Pairs of real fine-tunes: the project's own experts, and stories260K's where they lie at hand."""
+    root = Path(__file__).parents[2]
+    place = Path(os.environ.get("MODIST_TEST_MODELS", root.parent / "shared" / "models"))
+    return {
+        "experts": [root / "examples" / "experts" / name for name in ("general", "math")],
+        "stories260K": [place / f"stories260K-ft-{name}" for name in ("gsm8k", "grimm")],
+    }
 
 
-@pytest.mark.skipif(
-    not all(folder.is_dir() for folder in stories()),
-    reason="the two fine-tunes of stories260K are not here (MODIST_TEST_MODELS names the folder above them)",
-)
 @pytest.mark.parametrize("weight", [0.9, 0.5, 0.1])
-def test_mod_is_the_released_rule_on_two_real_fine_tunes(weight: float, merge: Merge) -> None:
+@pytest.mark.parametrize("pair", fine_tunes())
+def test_mod_is_the_released_rule_on_real_fine_tunes(pair: str, weight: float, merge: Merge) -> None:
     """Configuration 1, bit for bit, by torch's own bfloat16 arithmetic."""
     torch = pytest.importorskip("torch")
+    folders = fine_tunes()[pair]
+    if not all((folder / "config.json").exists() for folder in folders):
+        pytest.skip(f"{pair} is not here (MODIST_TEST_MODELS names the folder that holds stories260K's fine-tunes)")
     first, second = (
-        {name: torch.tensor(t.float64).float().bfloat16() for name, t in read_folder(folder).items()} for folder in stories()
+        {name: torch.tensor(t.float64).float().bfloat16() for name, t in read_folder(folder).items()} for folder in folders
     )
     recipe = {
-        "base_model": stories()[0],
-        "experts": [{"source_model": folder} for folder in stories()],
+        "base_model": folders[0],
+        "experts": [{"source_model": folder} for folder in folders],
         "model_kwargs": {"device_map": "cuda", "low_cpu_mem_usage": True, "trust_remote_code": True},
         "weights": [weight, 1 - weight],
     }

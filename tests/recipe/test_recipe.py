@@ -432,7 +432,7 @@ def reads_or_refuses(text: str) -> None:
         assert str(error).startswith("r.yml:")
 
 
-_SETTINGS = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+_SETTINGS = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @_SETTINGS

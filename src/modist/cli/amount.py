@@ -21,7 +21,7 @@ _UNITS = {
 
 def read_amount(text: str, flag: str) -> int:
     """Bytes from `1GiB`, `500MB`, `1.5g` or a plain number; UserError names the flag."""
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?i?)b?\s*", text.lower())
+    found = re.fullmatch(r"\s*(\d{1,15}(?:\.\d{1,15})?)\s*([kmgt]?i?)b?\s*", text.lower())
     if not found or found[2] == "i" or not (amount := int(float(found[1]) * _UNITS[found[2]])):
         raise UserError(f"{flag} {text}: not an amount of memory; write it as 1GiB or 500MB")
     return amount

@@ -132,14 +132,15 @@ class _Progress:
 def comparison_table(names: tuple[str, ...], aspects: tuple[Aspect, ...]) -> Any:
     """The parents side by side, what differs marked."""
     from rich import box
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=box.SIMPLE, title="parents", title_justify="left")
-    for heading in ("", *names, "", ""):
+    for heading in ("", *map(escape, names), "", ""):
         table.add_column(heading, overflow="fold")
     marks = {"same": "", "note": "note", "allowed": "allowed", "error": "error"}
     for aspect in aspects:
-        table.add_row(aspect.name, *aspect.values, marks[aspect.gravity], aspect.reason)
+        table.add_row(aspect.name, *map(escape, aspect.values), marks[aspect.gravity], escape(aspect.reason))
     return table
 
 
@@ -177,22 +178,17 @@ def _show_dry_run(prepared: Prepared, memory: int, threads: int, as_json: bool) 
     if not console.is_terminal:
         console.width = max(console.width, 120)
     console.print(comparison_table(plan.names, prepared.aspects))
-    console.print(f"method   {plan.method.name}: {plan.method.summary}", highlight=False)
-    console.print(
+    lines = [
+        f"method   {plan.method.name}: {plan.method.summary}",
         f"reads    {show_amount(plan.read_bytes)}; writes {show_amount(plan.write_bytes)} as {', '.join(dtypes)}",
-        highlight=False,
-    )
-    console.print(
         f"memory   {show_amount(workers * engine.worker_bytes(plan))} for {workers} threads, beside the interpreter",
-        highlight=False,
-    )
-    console.print(f"tensors  {len(plan.tensors)}, of which {len(merged)} are made of several parents", highlight=False)
-    for index, name in enumerate(plan.names):
-        console.print(f"         {sum(p.used[index] for p in plan.tensors)} use {name}", highlight=False)
+        f"tensors  {len(plan.tensors)}, of which {len(merged)} are made of several parents",
+        *(f"         {sum(p.used[i] for p in plan.tensors)} use {name}" for i, name in enumerate(plan.names)),
+    ]
     if prepared.models.download_bytes:
-        console.print(f"download {show_amount(prepared.models.download_bytes)}", highlight=False)
-    for text in plan.warnings:
-        console.print(f"warning  {text}", highlight=False)
+        lines.append(f"download {show_amount(prepared.models.download_bytes)}")
+    lines += [f"warning  {text}" for text in plan.warnings]
+    print("\n".join(lines))
 
 
 def _show(report: MergeReport) -> None:

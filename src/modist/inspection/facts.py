@@ -23,10 +23,11 @@ from modist.inspection.memory import (
     layers_of,
     memory_of,
 )
-from modist.merge.compare import architecture, chat_template, rope_text, token_map
+from modist.merge.compare import architecture, chat_template, rope_text
 from modist.merge.manifest import read_manifest
 from modist.merge.plan import HEAD, layer_of, text_config
 from modist.report.card import licence_of
+from modist.vocabulary.tokens import token_map
 
 
 @dataclass(frozen=True)

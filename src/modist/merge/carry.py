@@ -44,7 +44,7 @@ def patched_config(plan: Plan) -> str:
     config.pop("_name_or_path", None)
     if plan.untied:
         (config["text_config"] if isinstance(config.get("text_config"), dict) else config)["tie_word_embeddings"] = False
-    return json.dumps(config, indent=2, ensure_ascii=False) + "\n"
+    return json.dumps(config, indent=2) + "\n"
 
 
 def carried_files(donor: Checkpoint, allow_code: bool) -> dict[str, bytes]:

@@ -8,6 +8,7 @@ difference stops the merge where the differing parent's attention or embeddings 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any, Literal
 from modist.checkpoint.folder import Checkpoint, read_json
 from modist.errors import CheckpointError, UserError
 from modist.merge.plan import HEAD, Plan, embedding_name, left_out, text_config
+from modist.vocabulary.tokens import token_map
 
 ALLOWABLE = {
     "architecture": "models of different architectures whose tensors fit all the same",
@@ -56,9 +58,9 @@ def compare(plan: Plan, allow: frozenset[str] = frozenset()) -> tuple[Aspect, ..
         _shapes(plan),
     ]  # fmt: skip
     rope = _judge(plan, allow, "rope", [rope_text(config) for config in configs], rope_text(carried), "attention",
-                  "the result runs with {donor}'s rope ({carried}); attention of {names} was trained with {values}")  # fmt: skip
+                  "the result runs with {donor}'s rope ({carried}); attention of {names} was made for {values}")  # fmt: skip
     context = _judge(plan, allow, "context", [context_text(config) for config in configs], context_text(carried), "attention",
-                     "the result promises {donor}'s context, {carried}; attention of {names} was trained on {values}")  # fmt: skip
+                     "the result promises {donor}'s context, {carried}; {names}'s attention was made for {values}")  # fmt: skip
     if context.gravity == "error" and rope.gravity in ("error", "allowed"):
         # The context is a consequence of the rope: one decision, one flag.
         context = Aspect("context", context.values, "note", "goes with the rope")
@@ -106,15 +108,15 @@ def rope_parameters(config: Mapping[str, Any]) -> dict[str, Any]:
     if not any(isinstance(value, Mapping) for value in found.values()):
         found.setdefault("rope_type", "default")
         found.setdefault("rope_theta", 10000.0)
-        found["rope_theta"] = (
-            float(found["rope_theta"]) if isinstance(found["rope_theta"], (int, float)) else found["rope_theta"]
-        )
+        theta = found["rope_theta"]
+        # An integer beyond all floats stays as it is: it is only compared and shown.
+        found["rope_theta"] = float(theta) if isinstance(theta, (int, float)) and abs(theta) < 1e300 else theta
     return found
 
 
 def short_number(value: object) -> str:
     """1e6 for 1000000.0, 5e5 for 500000, 12345 for 12345: as people write rope's theta."""
-    if not isinstance(value, (int, float)) or value != int(value):
+    if not isinstance(value, (int, float)) or not abs(value) < math.inf or value != int(value):
         return str(value)
     digits = str(int(value))
     front = digits.rstrip("0")
@@ -209,24 +211,6 @@ def _vocabulary(plan: Plan, allow: frozenset[str]) -> Aspect:
 def _rows(parent: Checkpoint) -> int | None:
     name = embedding_name(parent.tensors)
     return parent.tensors[name].shape[0] if name and parent.tensors[name].shape else None
-
-
-def token_map(folder: Path) -> dict[str, int] | None:
-    """Token -> id of a folder's tokenizer.json, or None where there is none to read."""
-    path = folder / "tokenizer.json"
-    if not path.exists():
-        return None
-    try:
-        data = read_json(path)
-        vocabulary = data.get("model", {}).get("vocab", {})
-        tokens = (
-            dict(vocabulary)
-            if isinstance(vocabulary, Mapping)
-            else {str(entry[0]): number for number, entry in enumerate(vocabulary)}
-        )
-        return tokens | {entry["content"]: entry["id"] for entry in data.get("added_tokens", [])}
-    except (CheckpointError, KeyError, TypeError, AttributeError, IndexError):
-        return None
 
 
 def _same_tokens(one: dict[str, int] | None, two: dict[str, int] | None) -> bool:

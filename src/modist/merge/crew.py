@@ -11,6 +11,8 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+import numpy as np
+
 R = TypeVar("R")
 
 
@@ -94,6 +96,11 @@ class Crew:
         return True
 
     def _member(self) -> None:
+        # NaN and infinity are looked for in what is written; numpy's own warnings would only repeat it, on stderr.
+        with np.errstate(all="ignore"):
+            self._work()
+
+    def _work(self) -> None:
         try:
             while True:
                 with self._changed:

@@ -1,7 +1,7 @@
 """Random numbers that depend on what they are for, never on who computes them or when.
 
-A stream is keyed by (seed, tensor name, model); element k of a tensor always gets the k-th draw of its stream, because the
-generator can be advanced to any position.  Hence the same masks for any thread count and any block size.
+A stream is keyed by (seed, tensor name, the model's place in the recipe); element k of a tensor always gets the k-th draw of
+its stream, because the generator can be advanced to any position.  Hence the same masks for any thread count and block size.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import numpy.typing as npt
 _PER_STEP = 4
 
 
-def stream_key(seed: int, tensor: str, model: str) -> int:
+def stream_key(seed: int, tensor: str, stream: str) -> int:
     """128 bits that name one stream."""
-    text = f"modist draws 1\0{seed}\0{tensor}\0{model}"
+    text = f"modist draws 1\0{seed}\0{tensor}\0{stream}"
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "little")
 
 

@@ -29,6 +29,10 @@ _KEPT_SHARE = 4
 Note = dict[str, float]
 
 
+class Nonfinite(MergeError):
+    """NaN or infinite values in a parent or in the result; what was finished is of no use to any later run."""
+
+
 @dataclass
 class Events:
     """What an onlooker may be told, from any thread: the phase entered, bytes of output written, a tensor finished."""
@@ -52,7 +56,6 @@ class Engine:
     memory: int = 1 << 30
     block: int = BLOCK
     allow_nonfinite: bool = False
-    nonfinite: dict[str, int] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def workers(self, plan: Plan) -> int:
@@ -99,6 +102,7 @@ class Engine:
                 tensor = planned.tensor
                 tensor.crew, tensor.block_size, tensor.room = crew, self.block, room
                 tensor.on_survey = lambda: events.phase("survey")
+                tensor.on_nonfinite = lambda index: self._refuse_input(planned, index)
                 note = self._merge(plan, planned, targets[planned.name], files, events)
                 with self._lock:
                     notes[planned.name] = note
@@ -111,7 +115,9 @@ class Engine:
 
     def _merge(self, plan: Plan, planned: PlannedTensor, target: StoredTensor, files: ShardFiles, events: Events) -> Note:
         tensor = planned.tensor
-        answer = Copy(plan.lead) if planned.copied else plan.method.merge(tensor)
+        # A tensor without elements has nothing to survey.
+        copied = planned.copied or not tensor.size
+        answer = Copy(plan.lead) if copied else plan.method.merge(tensor)
         events.phase("blend")
 
         def one(number: int) -> Note:
@@ -157,18 +163,23 @@ class Engine:
             merged = stored if merged is None else _put(merged, stored, choice.inputs == index)
         return merged if merged is not None else np.empty(0, HOLDERS[dtype])
 
+    def _refuse_input(self, planned: PlannedTensor, index: int) -> None:
+        if self.allow_nonfinite:
+            return
+        source = planned.tensor.sources[index]
+        raise Nonfinite(
+            f"{source.model}: tensor {source.name!r} holds NaN or infinite values; repair it, or keep them with"
+            " --allow nonfinite"
+        )
+
     def _report_nonfinite(self, plan: Plan, planned: PlannedTensor, block: Block, dtype: str) -> None:
         if self.allow_nonfinite:
-            with self._lock:
-                self.nonfinite[planned.name] = self.nonfinite.get(planned.name, 0) + 1
+            block.note("nonfinite", 1)
             return
         for index, source in enumerate(planned.tensor.sources):
             if planned.used[index] and not all_finite(block.stored(index), source.checkpoint.tensors[source.name].dtype):
-                raise MergeError(
-                    f"{source.model}: tensor {source.name!r} holds NaN or infinite values; repair it, or keep them with"
-                    " --allow nonfinite"
-                )
-        raise MergeError(
+                self._refuse_input(planned, index)
+        raise Nonfinite(
             f"tensor {planned.name!r} overflows {dtype} although its inputs are finite; choose a wider dtype, or"
             " --allow nonfinite"
         )

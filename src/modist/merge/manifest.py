@@ -33,6 +33,12 @@ def describe_input(checkpoint: Checkpoint, commit: str | None, hash_files: bool)
     return {"model": checkpoint.label, "commit": commit, "files": files}
 
 
+def _without_hashes(entry: dict[str, Any]) -> dict[str, Any]:
+    """An input's description without what --hash-inputs adds, so that a run may be resumed with or without that flag."""
+    files = {name: {key: value for key, value in file.items() if key != "sha256"} for name, file in entry["files"].items()}
+    return {**entry, "files": files}
+
+
 def fingerprint(plan: Plan, seed: int, inputs: list[dict[str, Any]], options: Mapping[str, Any]) -> str:
     """SHA-256 over everything that decides the output's bytes; equal fingerprints mean equal results."""
     tensors = [
@@ -52,7 +58,7 @@ def fingerprint(plan: Plan, seed: int, inputs: list[dict[str, Any]], options: Ma
         "method": plan.method.name,
         "recipe": plan.recipe.document.text,
         "seed": seed if random else None,
-        "inputs": [{key: value for key, value in entry.items() if key != "sha256"} for entry in inputs],
+        "inputs": [_without_hashes(entry) for entry in inputs],
         "donor": plan.donor.label,
         "tensors": tensors,
         "options": dict(options),

@@ -19,7 +19,7 @@ from modist.checkpoint.staging import MANIFEST, Staging, check_output
 from modist.errors import MergeError, UserError, nearest
 from modist.merge.carry import carried_files, patched_config
 from modist.merge.compare import ALLOWABLE, Aspect, compare, refuse
-from modist.merge.engine import Engine, Events, Note
+from modist.merge.engine import Engine, Events, Nonfinite, Note
 from modist.merge.hashing import Hasher
 from modist.merge.manifest import (
     RECIPE_FILE,
@@ -229,13 +229,14 @@ def merge(
         watch.warning(text)
     check_output(out, {checkpoint.label: checkpoint.folder for checkpoint in prepared.checkpoints.values()})
 
+    carried = carried_files(plan.donor, trust_remote_code)
     inputs = [describe_input(c, prepared.models.commits[key], hash_inputs) for key, c in prepared.checkpoints.items()]
     options = {"shard_bytes": shard_bytes, "allow": sorted(allowed), "trust_remote_code": trust_remote_code}
     print_ = fingerprint(plan, seed, inputs, options)
     engine = Engine(threads or os.cpu_count() or 1, memory, allow_nonfinite="nonfinite" in allowed)
     engine.workers(plan)
     if resume and (found := read_manifest(out)) and found.get("fingerprint") == print_:
-        shutil.rmtree(Staging(out).root, ignore_errors=True)
+        Staging(out).sweep()
         return _already(out, found, plan, seed, prepared.aspects, tuple(warnings))
     planned_s = time.perf_counter() - began
 
@@ -248,7 +249,7 @@ def merge(
         timer = {"plan": planned_s}
         notes, digests = _write_tensors(engine, plan, shards, staging, done, resumed, watch, timer)
         given = shares(plan, notes)
-        files = _write_rest(prepared, staging, shards, digests, given, seed, trust_remote_code)
+        files = _write_rest(prepared, staging, shards, digests, given, seed, carried)
         watch.phase("verify")
         _verify_staged(staging, shards, plan)
         report = MergeReport(
@@ -262,8 +263,9 @@ def merge(
             write_bytes=plan.write_bytes,
             resumed=len(done),
         )
-        manifest = _manifest(prepared, report, print_, inputs, files, options, engine)
-        staging.write_text(MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+        nonfinite = {name: int(note["nonfinite"]) for name, note in notes.items() if "nonfinite" in note}
+        manifest = _manifest(prepared, report, print_, inputs, files, options, nonfinite)
+        staging.write_text(MANIFEST, json.dumps(manifest, indent=1) + "\n")
         watch.phase("rename")
         staging.commit()
     for checkpoint in prepared.checkpoints.values():
@@ -279,6 +281,9 @@ def _staged(staging: Staging) -> Iterator[None]:
         yield
     except UserError:
         staging.close()
+        raise
+    except Nonfinite:
+        staging.discard()
         raise
     except BaseException:
         staging.abandon_if_empty()
@@ -346,13 +351,13 @@ def _write_rest(
     digests: Mapping[str, str],
     given: list[ParentShare],
     seed: int,
-    allow_code: bool,
+    carried: Mapping[str, bytes],
 ) -> dict[str, dict[str, Any]]:
     """Everything but tensors; returns name -> size and SHA-256 of every file of the result but the manifest."""
     from hashlib import sha256
 
     plan, text = prepared.plan, prepared.recipe.document.text
-    small = carried_files(plan.donor, allow_code)
+    small = dict(carried)
     small["config.json"] = patched_config(plan).encode()
     small[RECIPE_FILE] = text.encode()
     index = index_json(shards)
@@ -361,7 +366,7 @@ def _write_rest(
     folders = {checkpoint.label: checkpoint.folder for checkpoint in prepared.checkpoints.values()}
     parents = [Parent(entry.name, licence_of(folders[entry.name]), entry.phrase) for entry in given]
     card = model_card(staging.out.name, plan.method.name, plan.method.source, parents, text, seed, VERSION)
-    small["README.md"] = card.encode()
+    small["README.md"] = card.encode("utf-8", "replace")
     for name, data in small.items():
         staging.write_bytes(name, data)
     files = {shard.name: {"size": shard.size, "sha256": digests[shard.name]} for shard in shards}
@@ -383,7 +388,7 @@ def _manifest(
     inputs: list[dict[str, Any]],
     files: dict[str, dict[str, Any]],
     options: dict[str, Any],
-    engine: Engine,
+    nonfinite: Mapping[str, int],
 ) -> dict[str, Any]:
     text = prepared.recipe.document.text
     return {
@@ -400,7 +405,7 @@ def _manifest(
         "comparison": [asdict(aspect) for aspect in report.comparison],
         "warnings": list(report.warnings),
         "left_out": dict(prepared.plan.drops),
-        "nonfinite_blocks": dict(engine.nonfinite),
+        "nonfinite_blocks": dict(nonfinite),
         "files": files,
     }
 

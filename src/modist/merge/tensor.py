@@ -130,6 +130,7 @@ class Tensor:
     block_size: int = BLOCK
     room: int = 1 << 26
     on_survey: Callable[[], None] = lambda: None
+    on_nonfinite: Callable[[int], None] = lambda index: None
 
     @property
     def size(self) -> int:

@@ -29,7 +29,8 @@ def front_matter(folder: Path) -> dict[str, Any]:
         if not text.startswith("---"):
             return {}
         data = yaml.safe_load(text[3:].split("\n---", 1)[0])
-    except (OSError, yaml.YAMLError, RecursionError, ValueError):
+    except (OSError, yaml.YAMLError, RecursionError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+        # PyYAML's constructors raise nearly anything for a tag that its value does not fit.
         return {}
     return data if isinstance(data, dict) else {}
 
@@ -39,7 +40,7 @@ def licence_of(folder: Path) -> str | None:
     found = front_matter(folder)
     licence = found.get("license")
     if isinstance(licence, list):
-        licence = ", ".join(map(str, licence))
+        licence = ", ".join(entry for entry in licence if isinstance(entry, str))[:200]
     if licence == "other" and isinstance(found.get("license_name"), str):
         return f"other ({found['license_name']})"
     return licence if isinstance(licence, str) else None

@@ -74,7 +74,10 @@ def _as_bfloat16(tensor: Tensor, block: Block) -> Array:
 def _by_minmax(tensor: Tensor) -> Answer:
     def extremes(block: Block) -> tuple[np.float32, np.float32]:
         values = widen(_as_bfloat16(tensor, block), "BF16")
-        return values.min(), values.max()
+        low, high = values.min(), values.max()
+        if not (np.isfinite(low) and np.isfinite(high)):
+            tensor.on_nonfinite(0)  # it would decide where every element comes from
+        return low, high
 
     found = tensor.survey(extremes)
     low, high = min(pair[0] for pair in found), max(pair[1] for pair in found)
@@ -87,7 +90,10 @@ def _by_minmax(tensor: Tensor) -> Answer:
 def _by_quantile(tensor: Tensor) -> Answer:
     # The lowest values are the largest of the inverted keys.
     def keys(block: Block) -> Keys:
-        return np.invert(rising(block[0]))
+        values = block[0]
+        if np.isnan(values).any():
+            tensor.on_nonfinite(0)  # it has no rank
+        return np.invert(rising(values))
 
     ends = [min(tensor.size, round(tensor.size * end)) for end in cumulative(tensor)]
     lowest = {end: tensor.largest(end, keys) for end in set(ends) if 0 < end < tensor.size}

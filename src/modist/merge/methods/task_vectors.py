@@ -49,7 +49,7 @@ def keep_largest(tensor: Tensor, index: int, density: float) -> Survivors:
 
 def keep_random(tensor: Tensor, index: int, density: float) -> Survivors:
     """DARE, eq. 2: each element survives with probability `density`."""
-    stream = f"dare {index} {tensor.sources[index].model}"
+    stream = f"dare {index}"
     return lambda block, delta: block.uniform(stream).below(density)
 
 
