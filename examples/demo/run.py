@@ -1,4 +1,4 @@
-"""The demo: two tiny experts merged by the paper's six configurations and three more, each beside both parents.
+"""The demo: two tiny experts merged by the paper's six configurations and three more, and mixed, each beside both parents.
 
 python examples/demo/run.py [--out FOLDER] [--limit N]
 
@@ -6,8 +6,6 @@ Prints one table and draws one picture.  Accuracy is greedy pass@1 on held-out q
 """
 
 import argparse
-import contextlib
-import io
 import json
 import math
 import sys
@@ -40,17 +38,25 @@ MERGES = {
     "mod_random": "MoD random .9/.1",
     "linear_half": "Linear .5/.5",
 }
+# Distributions mixed token by token: the recipe, the gate, the law.
+MIXTURES = {
+    "mix_9": ("Mixture .9/.1", "mod.yml", "static", "arithmetic"),
+    "mix_half": ("Mixture .5/.5", "mix_half.yml", "static", "arithmetic"),
+    "mix_bayes": ("Mixture .5/.5, bayes gate", "mix_half.yml", "bayes", "arithmetic"),
+    "mix_logits": ("Product of experts .5/.5", "mix_half.yml", "static", "logits"),
+}
+LABELS = PARENTS | MERGES | {name: entry[0] for name, entry in MIXTURES.items()}
 
 
 @dataclass(frozen=True)
 class Row:
-    """One model's line: what it is called, right answers by domain, and how much of `general` it changed."""
+    """One model's line: what it is called, right answers by domain, and how much of `general` it changed (None: no weights)."""
 
     name: str
     label: str
     right: dict[str, int]
     total: dict[str, int]
-    changed: float
+    changed: float | None
 
 
 def wilson(right: int, total: int, z: float = 1.96) -> tuple[float, float]:
@@ -94,18 +100,44 @@ def _answer(folder: Path, limit: int | None) -> tuple[dict[str, int], dict[str, 
     return {d: s.right for d, s in found.items()}, {d: s.total for d, s in found.items()}
 
 
+def _answer_mixed(name: str, limit: int | None) -> tuple[dict[str, int], dict[str, int]]:
+    """The same for a mixture; all rows at once, so every expert runs at every token: the very answers lazy decoding gives."""
+    from tasks import extract
+
+    from modist.mixture.decode import Settings, generate
+    from modist.mixture.gate import Gate
+    from modist.mixture.load import load_experts
+    from modist.recipe import load_recipe
+
+    _, recipe, gate, law = MIXTURES[name]
+    experts = load_experts(load_recipe(HERE / recipe), device="cpu", dtype="float32", say=lambda line: None)
+    settings = Settings(max_new_tokens=64, gate=Gate(gate), law=law, eager=True)
+    right, total = {}, {}
+    for domain in DOMAINS:
+        lines = (EXPERTS / "questions" / f"{domain}.jsonl").read_text(encoding="utf-8").splitlines()[:limit]
+        rows = sorted(map(json.loads, lines), key=lambda row: len(row["question"]))
+        right[domain], total[domain] = 0, len(rows)
+        for start in range(0, len(rows), 100):
+            batch = rows[start : start + 100]
+            found, _ = generate(experts, [[{"role": "user", "content": row["question"]}] for row in batch], settings)
+            right[domain] += sum(extract(domain, one.text) == row["answer"] for one, row in zip(found, batch, strict=True))
+    return right, total
+
+
 def answer_all(models: dict[str, Path], limit: int | None) -> dict[str, tuple[dict[str, int], dict[str, int]]]:
     """Every model's right answers and question counts; says on a terminal how long it will still take."""
     results = {}
     began = time.perf_counter()
     with ProcessPoolExecutor(2, get_context("spawn"), _one_thread) as pool:
-        futures = {pool.submit(_answer, folder, limit): name for name, folder in models.items()}
+        # The mixtures first: they take longest.
+        futures = {pool.submit(_answer_mixed, name, limit): name for name in MIXTURES}
+        futures |= {pool.submit(_answer, folder, limit): name for name, folder in models.items()}
         for number, future in enumerate(as_completed(futures), start=1):
             results[futures[future]] = future.result()
-            left = (time.perf_counter() - began) / number * (len(models) - number)
+            left = (time.perf_counter() - began) / number * (len(futures) - number)
             if sys.stderr.isatty():
-                end = "\n" if number == len(models) else ""
-                print(f"\r  {number} of {len(models)} models answered, about {left:.0f} s left ", end=end, file=sys.stderr)
+                end = "\n" if number == len(futures) else ""
+                print(f"\r  {number} of {len(futures)} models answered, about {left:.0f} s left ", end=end, file=sys.stderr)
     return results
 
 
@@ -138,11 +170,30 @@ def show(rows: Sequence[Row], seconds: float) -> None:
             low, high = wilson(row.right[domain], row.total[domain])
             cells.append(f"{100 * row.right[domain] / row.total[domain]:5.1f}  [{100 * low:4.1f}, {100 * high:5.1f}]")
         average = sum(row.right[domain] / row.total[domain] for domain in DOMAINS) / len(DOMAINS)
-        last = row.name == list(PARENTS)[-1]
-        table.add_row(row.label, *cells, f"{100 * average:.1f}", f"{100 * row.changed:.2f}%", end_section=last)
-    console = Console(width=max(110, Console().width))
+        last = row.name in (list(PARENTS)[-1], list(MERGES)[-1])
+        changed = "two models" if row.changed is None else f"{100 * row.changed:.2f}%"
+        table.add_row(row.label, *cells, f"{100 * average:.1f}", changed, end_section=last)
+    console = Console(width=max(126, Console().width))
     console.print(table)
     console.print(f"{len(rows)} models, {sum(n.values())} questions each, {seconds:.0f} s", highlight=False)
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """The same table for documents."""
+    n = rows[0].total
+    lines = [
+        "| model | " + " | ".join(f"{domain} questions, n={n[domain]}" for domain in DOMAINS) + " | average | changed |",
+        "|---|---|---|---|---|",
+    ]
+    for row in rows:
+        cells = []
+        for domain in DOMAINS:
+            low, high = wilson(row.right[domain], row.total[domain])
+            cells.append(f"{100 * row.right[domain] / row.total[domain]:.1f} [{100 * low:.1f}, {100 * high:.1f}]")
+        average = sum(row.right[domain] / row.total[domain] for domain in DOMAINS) / len(DOMAINS)
+        changed = "two models" if row.changed is None else f"{100 * row.changed:.2f}%"
+        lines.append(f"| {row.label} | {' | '.join(cells)} | {100 * average:.1f} | {changed} |")
+    return "\n".join(lines) + "\n"
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:
@@ -186,14 +237,11 @@ def main() -> None:
     models = {name: EXPERTS / name for name in PARENTS} | folders
     answered = answer_all(models, options.limit)
     rows = [
-        Row(name, (PARENTS | MERGES)[name], *answered[name], changed_share(folder, EXPERTS / "general"))
-        for name, folder in models.items()
+        Row(name, LABELS[name], *answered[name], changed_share(models[name], EXPERTS / "general") if name in models else None)
+        for name in LABELS
     ]
     show(rows, time.perf_counter() - began)
-    table = io.StringIO()
-    with contextlib.redirect_stdout(table):
-        show(rows, time.perf_counter() - began)
-    (options.out / "table.txt").write_text(table.getvalue(), encoding="utf-8")
+    (options.out / "table.md").write_text(markdown(rows), encoding="utf-8")
     results = [vars(row) for row in rows]
     (options.out / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     draw(rows, options.out / "demo.png")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import typer
 
-from modist.cli import inspect, merge, methods, recipe, verify
+from modist.cli import chat, generate, inspect, merge, methods, recipe, score, verify
 from modist.version import VERSION
 
 app = typer.Typer(
     name="modist",
-    help="Combine language models: merge tensors, and know what came of it.",
+    help="Combine language models: merge their tensors, mix what they say, and know what came of it.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -17,6 +17,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("merge")(merge.merge_command)
+app.command("generate")(generate.generate_command)
+app.command("score")(score.score_command)
+app.command("chat")(chat.chat_command)
 app.command("inspect")(inspect.inspect_command)
 app.command("verify")(verify.verify_command)
 app.command("methods")(methods.methods_command)

@@ -18,8 +18,8 @@ from modist.vocabulary.tokens import tokens_of
 if TYPE_CHECKING:
     import torch
 
-# Two tokenizers whose common ids stand for the same string less often than this are different tokenizers: extending or
-# padding a vocabulary changes a handful of ids, retraining it changes nearly all.
+# Two tokenizers of which less than this share of the larger one's ids stand for the same string in both are different ones:
+# extending or padding a vocabulary changes a handful of ids, retraining it changes nearly all.
 SAME_ENOUGH = 0.9
 
 
@@ -173,12 +173,18 @@ def _by_id(tokens: Mapping[str, int] | None) -> dict[int, str] | None:
 def _refuse_different(leader: str, one: Mapping[int, str], name: str, two: Mapping[int, str]) -> None:
     common = one.keys() & two.keys()
     odd = sorted(number for number in common if one[number] != two[number])
-    if common and len(common) - len(odd) >= SAME_ENOUGH * len(common):
+    larger = max(len(one), len(two))
+    if len(common) - len(odd) >= SAME_ENOUGH * larger:
         return
     example = f", such as {odd[0]}: {one[odd[0]]!r} and {two[odd[0]]!r}" if odd else ""
+    evidence = f"of {len(common)} ids in both, {len(odd)} stand for different strings{example}"
+    if len(common) - len(odd) >= SAME_ENOUGH * len(common):
+        # A short one that begins like the long one (bytes, and bytes with merges) still cuts a text into other tokens.
+        wide, narrow, lacks = (leader, name, one.keys() - two) if len(one) > len(two) else (name, leader, two.keys() - one)
+        evidence = f"{narrow} lacks {len(lacks)} of the {larger} tokens into which {wide} cuts a text"
     raise UserError(
-        f"{leader} ({len(one)} tokens) and {name} ({len(two)} tokens) have different tokenizers: of {len(common)} ids"
-        f" in both, {len(odd)} stand for different strings{example}. Distributions over different tokens cannot be mixed"
+        f"{leader} ({len(one)} tokens) and {name} ({len(two)} tokens) have different tokenizers: {evidence}."
+        " Distributions over different tokens cannot be mixed"
         " token by token; distilling both into one model can (modist fuse, coming)"
     )
 

@@ -1,0 +1,1 @@
+"""Models and mixtures put to the test."""
