@@ -323,9 +323,9 @@ def report(found: dict[str, Any]) -> str:
         "",
         "## Speed",
         "",
-        f"Random models of {found['shape']}, {found['new_tokens']} new tokens after a prompt of {PROMPT}; medians of"
-        f" {found['rounds']} rounds in which lazy, eager and single take turns. Tokens/s count all rows of a batch. The floor is"
-        " the first expert alone, decoded by the same code.",
+        f"Random models of {found['shape']}, {found['new_tokens']} new tokens after a prompt of {PROMPT}; medians"
+        f" of {found['rounds']} rounds in which lazy, eager and single take turns. Tokens/s count all rows of a batch. The"
+        " floor is the first expert alone, decoded by the same code.",
         "",
         "| mode | passes per token | lazy, tokens/s | eager | one expert | against eager | to reach | same tokens | flush |",
         "|---|---|---|---|---|---|---|---|---|",

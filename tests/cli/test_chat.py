@@ -43,6 +43,13 @@ def test_the_second_turn_remembers_the_first(modist: Modist, monkeypatch: pytest
     assert asked[1][2]["content"]
 
 
+def test_turns_draw_afresh(modist: Modist) -> None:
+    words = ("chat", GENERAL, "--temperature", 5, "--max-new-tokens", 8)
+    lines = b"How long is honey?\n/new\nHow long is honey?\nHow long is honey?\n"
+    first, again, second = modist(*words, stdin=lines)[1].splitlines()
+    assert first == again and second[:4] != first[:4]
+
+
 def test_attribution_and_ledger(modist: Modist, tmp_path: Path) -> None:
     status, out, err = modist("chat", recipe(tmp_path), "--attribute", "--ledger", stdin=b"How long is honey?\n")
     assert status == 0 and "A general, weight 0.6" in out and "tokens/s" in err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import typer
@@ -114,8 +115,10 @@ class _Chat:
     def _turn(self, text: str) -> None:
         asked = [*self._messages, {"role": "user", "content": text}]
         said: list[str] = []
+        # One seed for all turns would begin every answer with the same draws.
+        settings = replace(self._settings, seed=self._settings.seed + len(asked) // 2)
         try:
-            result, cost = answer(self._experts, asked, self._settings, attribute=self._attribute, heard=said.append)
+            result, cost = answer(self._experts, asked, settings, attribute=self._attribute, heard=said.append)
         except KeyboardInterrupt:
             if not self._on_terminal:
                 raise
@@ -130,7 +133,7 @@ class _Chat:
             print(f"modist: error: {told}", file=sys.stderr)
             return
         self._messages = [*asked, {"role": "assistant", "content": result.text}]
-        say_if_full(result, self._settings)
+        say_if_full(result, settings)
         if self._ledger:
             show_ledger(self._experts, cost)
 

@@ -101,6 +101,4 @@ def show_needs(needs: dict[str, Any], as_json: bool) -> None:
     console.print(f"dtype     {needs['dtype']}")
     for line in needs["assumptions"]:
         console.print(f"note: {line}", soft_wrap=True)
-    console.print(
-        "note: the prompt's keys and values come on top; tensors that experts share are held once, and not yet counted so"
-    )
+    console.print("note: the prompt's keys and values come on top; tensors that experts share will be held once")
