@@ -48,26 +48,30 @@ def merge_command(
         return
     if out is None:
         raise UserError("OUT is missing: modist merge RECIPE OUT")
-    with _Progress(quiet=as_json) as progress:
-        watch = Watch(
-            planned=progress.planned,
-            warning=lambda text: print(f"modist: warning: {text}", file=sys.stderr),
-            phase=progress.phase,
-            advance=progress.advance,
-        )
-        report = merge(
-            recipe,
-            out,
-            seed=seed,
-            resume=resume,
-            allow=allow,
-            threads=threads or None,
-            memory=budget,
-            shard_bytes=shard_bytes,
-            hash_inputs=hash_inputs,
-            trust_remote_code=trust_remote_code,
-            watch=watch,
-        )
+    try:
+        with _Progress(quiet=as_json) as progress:
+            watch = Watch(
+                planned=progress.planned,
+                warning=lambda text: print(f"modist: warning: {text}", file=sys.stderr),
+                phase=progress.phase,
+                advance=progress.advance,
+            )
+            report = merge(
+                recipe,
+                out,
+                seed=seed,
+                resume=resume,
+                allow=allow,
+                threads=threads or None,
+                memory=budget,
+                shard_bytes=shard_bytes,
+                hash_inputs=hash_inputs,
+                trust_remote_code=trust_remote_code,
+                watch=watch,
+            )
+    except KeyboardInterrupt:
+        print("modist: stopped; the same command with --resume goes on from what is finished", file=sys.stderr)
+        raise typer.Exit(130) from None
     if as_json:
         print(json.dumps(report.as_dict()))
     else:

@@ -52,8 +52,9 @@ class Score:
 
 def expert_scores(
     experts: Experts, index: int, tokens: Sequence[int], first: int = 1, advance: Callable[[float], object] | None = None
-) -> torch.Tensor:
-    """log p_i(x_t) for t = first ... n-1, float64 [n - first]: what one expert says of a text's tokens.
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What one expert says of a text's tokens t = first ... n-1: log p_i(x_t), and the log of what it leaves for ids that may
+    be chosen at all (0 where all may); both float64 [n - first].
 
     Args:
         tokens: ids as the mixture has them; an id the expert cannot read scores -inf and ends what it can say.
@@ -67,22 +68,26 @@ def expert_scores(
         raise UserError(f"{experts.names[index]}: cannot read id {tokens[wrong]} in the middle of the text")
     model = experts.models[index]
     context = context_of(model) or len(tokens)
+    allowed = None
+    if not vocabulary.whole:
+        chosen = ~vocabulary.masked(experts.stop_ids) & vocabulary.readable[index]
+        allowed = chosen[: vocabulary.outputs[index]]
     found = []
     scored = first
     while scored < len(tokens):
         start = 0 if len(tokens) <= context or scored < context else scored - context // 2
         stop = min(len(tokens), start + context)
-        for piece in _window(model, tokens[start:stop], scored - start):
+        for piece in _window(model, tokens[start:stop], scored - start, allowed):
             found.append(piece)
-            scored += len(piece)
+            scored += piece.shape[1]
             if advance is not None:
                 advance((scored - first) / (len(tokens) - first))
-    scores = torch.cat(found) if found else torch.zeros(0, dtype=torch.float64)
-    return torch.where(readable[first:], scores, -torch.inf)
+    scores, masses = torch.cat(found, 1) if found else torch.zeros(2, 0, dtype=torch.float64)
+    return torch.where(readable[first:], scores, -torch.inf), masses
 
 
-def _window(model: Any, tokens: Sequence[int], first: int) -> Iterator[torch.Tensor]:
-    """log p of tokens[first:], read in pieces of which the logits fit in memory."""
+def _window(model: Any, tokens: Sequence[int], first: int, allowed: torch.Tensor | None) -> Iterator[torch.Tensor]:
+    """log p of tokens[first:] and the log mass of the `allowed` ids, [2, n], in pieces of which the logits fit in memory."""
     ids = torch.tensor([list(tokens)], device=model.device)
     # The last token is scored and not read; its predecessor's position gives it.
     end = len(tokens) - 1
@@ -100,8 +105,12 @@ def _window(model: Any, tokens: Sequence[int], first: int) -> Iterator[torch.Ten
         with torch.inference_mode():
             logits = model(input_ids=ids[:, begin:stop], logits_to_keep=keep, **more).logits[0]
             logits = logits if logits.dtype == torch.float64 else logits.float()
-            found = pick(torch.log_softmax(logits, -1), ids[0, stop - keep + 1 : stop + 1].cpu())
-        yield found.clone()
+            log_probs = torch.log_softmax(logits, -1)
+            found = pick(log_probs, ids[0, stop - keep + 1 : stop + 1].cpu())
+            masses = torch.zeros_like(found)
+            if allowed is not None:
+                masses = torch.logsumexp(log_probs[:, allowed.to(log_probs.device)], -1).double().cpu()
+        yield torch.stack([found, masses])
         begin, stop = stop, min(end, stop + size)
 
 
@@ -111,6 +120,7 @@ def mixture_scores(
     gate: Gate | None = None,
     tokens: Sequence[int] = (),
     before: torch.Tensor | None = None,
+    masses: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """log p(x_t) and responsibilities from the experts' own scores.
 
@@ -120,6 +130,8 @@ def mixture_scores(
         gate: how they follow the text; static by default.
         tokens: the n scored ids, for a callable gate.
         before: log p_i of the prompt's tokens, [experts, m], for a gate that counts them.
+        masses: log of what each expert leaves for ids that may be chosen, [experts, n]; the mixture is normalised over
+            those, as while decoding.
 
     Returns:
         log p, float64 [n]; r_i = a_i p_i(x) / p(x), float64 [experts, n].
@@ -136,8 +148,9 @@ def mixture_scores(
     else:
         log_a = base[:, None].expand_as(parts)
     joint = parts + log_a
-    log_p = torch.logsumexp(joint, 0)
-    return log_p, torch.exp(joint - log_p)
+    total = torch.logsumexp(joint, 0)
+    allowed = torch.logsumexp(masses + log_a, 0) if masses is not None else 0.0
+    return total - allowed, torch.exp(joint - total)
 
 
 def _bayes(gate: Gate, base: torch.Tensor, parts: torch.Tensor, before: torch.Tensor | None) -> torch.Tensor:
@@ -174,13 +187,12 @@ def score(
         tokens = list(experts.tokenizer(row)["input_ids"])
         if len(tokens) < 2:
             raise UserError("nothing to score: a text needs two tokens, of which the first is context")
-        parts = torch.stack(
-            [expert_scores(experts, index, tokens, 1, _part(advance, index, len(experts))) for index in range(len(experts))]
-        )
+        said = [expert_scores(experts, index, tokens, 1, _part(advance, index, len(experts))) for index in range(len(experts))]
+        parts, masses = (torch.stack(column) for column in zip(*said, strict=True))
         chosen = tokens[1:]
     else:
-        parts, before, chosen = _chat(experts, row, gate is not None and gate.prompt, advance)
-    log_p, shares = mixture_scores(parts, experts.weights, gate, chosen, before)
+        parts, masses, before, chosen = _chat(experts, row, gate is not None and gate.prompt, advance)
+    log_p, shares = mixture_scores(parts, experts.weights, gate, chosen, before, masses)
     return Score(
         tokens=parts.shape[1],
         nats_per_token=-float(log_p.mean()),
@@ -195,26 +207,28 @@ def _part(advance: Callable[[float], object] | None, index: int, count: int) -> 
 
 def _chat(
     experts: Experts, messages: Sequence[Message], with_prompt: bool, advance: Callable[[float], object] | None
-) -> tuple[torch.Tensor, torch.Tensor | None, list[int]]:
-    """log p_i of the last message's tokens after each expert's own reading of the others, [experts, n]; of those, if asked."""
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, list[int]]:
+    """What experts say of the last message's tokens after their own reading of the others: log p_i and log masses,
+    [experts, n]; log p_i of those others, if asked; the tokens."""
     if len(messages) < 2 or messages[-1].get("role") != "assistant":
         raise UserError("a chat is scored on its last message, which must be the assistant's")
     answer = list(experts.tokenizer(messages[-1]["content"], add_special_tokens=False)["input_ids"])
     if not answer:
         raise UserError("nothing to score: the assistant's message is empty")
     prompts = [rows[0] for rows in encode_prompts(experts, [messages[:-1]])]
-    parts, before = [], []
+    parts, masses, before = [], [], []
     for index, prompt in enumerate(prompts):
         first = 1 if with_prompt else len(prompt)
-        found = expert_scores(experts, index, [*prompt, *answer], first, _part(advance, index, len(experts)))
+        found, mass = expert_scores(experts, index, [*prompt, *answer], first, _part(advance, index, len(experts)))
         parts.append(found[-len(answer) :])
+        masses.append(mass[-len(answer) :])
         before.append(found[: -len(answer)])
     if not with_prompt:
-        return torch.stack(parts), None, answer
+        return torch.stack(parts), torch.stack(masses), None, answer
     # Prompts of different lengths (templates of their own) are aligned at their ends, as while decoding.
     longest = max(map(len, before))
     padded = [torch.cat([found.new_zeros(longest - len(found)), found]) for found in before]
-    return torch.stack(parts), torch.stack(padded), answer
+    return torch.stack(parts), torch.stack(masses), torch.stack(padded), answer
 
 
 def together(scores: Sequence[Score]) -> Score:
