@@ -124,6 +124,21 @@ def _answer_mixed(name: str, limit: int | None) -> tuple[dict[str, int], dict[st
     return right, total
 
 
+def attribute(path: Path) -> str:
+    """One answer of the .5/.5 mixture, each token drawn in the colour of the expert whose word it is; the answer's text."""
+    from modist.mixture.decode import Settings, generate
+    from modist.mixture.load import load_experts
+    from modist.recipe import load_recipe
+    from modist.report.attribution import draw_attribution, pieces_of
+
+    question = "Leo has 97 nuts and buys 85 more. How many nuts does Leo have?"
+    experts = load_experts(load_recipe(HERE / "mix_half.yml"), device="cpu", dtype="float32", say=lambda line: None)
+    ((answer,), _) = generate(experts, [[{"role": "user", "content": question}]], Settings())
+    pieces = pieces_of(experts.tokenizer, answer.token_ids, answer.text)
+    draw_attribution(pieces, answer.responsibilities, experts.names, path, weights=experts.weights, prompt=question)
+    return answer.text
+
+
 def answer_all(models: dict[str, Path], limit: int | None) -> dict[str, tuple[dict[str, int], dict[str, int]]]:
     """Every model's right answers and question counts; says on a terminal how long it will still take."""
     results = {}
@@ -245,7 +260,9 @@ def main() -> None:
     results = [vars(row) for row in rows]
     (options.out / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     draw(rows, options.out / "demo.png")
-    print(f"table, picture and merged models are in {options.out}/")
+    _one_thread()
+    print(f"asked for 97 nuts and 85 more, the .5/.5 mixture says: {attribute(options.out / 'answer.png')}")
+    print(f"the table, both pictures and the merged models are in {options.out}/")
 
 
 if __name__ == "__main__":

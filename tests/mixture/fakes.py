@@ -219,3 +219,15 @@ def cores_of(run: Run) -> list[FakeCore]:
     """The fakes inside a run."""
     found: list[Any] = [reader.core for reader in run.state.readers]
     return found
+
+
+def surprise(counts: np.ndarray, law: np.ndarray) -> float:
+    """Pearson's statistic of counts against a law, as standard deviations of a normal (Wilson and Hilferty's cube root)."""
+    kept = law > 0
+    assert counts[~kept].sum() == 0, "an impossible id was drawn"
+    expected = law[kept] / law.sum() * counts.sum()
+    freedom = len(expected) - 1
+    if not freedom:
+        return 0.0
+    statistic = float(((counts[kept] - expected) ** 2 / expected).sum())
+    return ((statistic / freedom) ** (1 / 3) - 1 + 2 / (9 * freedom)) / (2 / (9 * freedom)) ** 0.5

@@ -12,7 +12,7 @@ import torch
 
 from modist.mixture.decode import Settings
 from modist.mixture.gate import Gate
-from tests.mixture.fakes import FakeExperts, decode, fake_experts, fixed, start, table, tied
+from tests.mixture.fakes import FakeExperts, decode, fake_experts, fixed, start, surprise, table, tied
 
 torch.set_num_threads(1)
 SIZE = 6
@@ -53,16 +53,6 @@ def first_tokens(experts: FakeExperts, parts: list[Any], settings: dict[str, Any
         rows, _, _ = decode(experts, parts, [[0]], Settings(steps, seed=seed, **settings))
         counts += np.bincount(rows[0].token_ids, minlength=len(counts))
     return counts
-
-
-def surprise(counts: np.ndarray, law: np.ndarray) -> float:
-    """Standard deviations of Pearson's statistic above its mean."""
-    assert counts[law == 0].sum() == 0, "an impossible id was drawn"
-    expected = law[law > 0] * counts.sum()
-    freedom = len(expected) - 1
-    return (
-        0.0 if not freedom else float((((counts[law > 0] - expected) ** 2 / expected).sum() - freedom) / math.sqrt(2 * freedom))
-    )
 
 
 COMBINATIONS = list(itertools.product(("experts", "mixture"), (0.6, 1.0, 1.5), (0, 3), (1.0, 0.75), (0.0, 0.25)))
