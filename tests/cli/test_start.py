@@ -28,7 +28,7 @@ def test_merging_never_imports_torch() -> None:
 
 def test_every_command_has_help() -> None:
     listed = subprocess.run([sys.executable, "-m", "modist", "--help"], capture_output=True, text=True, check=True).stdout
-    for verb in ("merge", "inspect", "verify", "methods", "recipe"):
+    for verb in ("merge", "generate", "score", "chat", "inspect", "verify", "methods", "recipe"):
         assert verb in listed
         done = subprocess.run([sys.executable, "-m", "modist", verb, "--help"], capture_output=True, text=True)
         assert done.returncode == 0 and "Usage" in done.stdout

@@ -66,7 +66,9 @@ def test_a_large_one_needs_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
 @settings(deadline=None)
 def test_kth_largest(values: list[int], data: st.DataObject) -> None:
     count = data.draw(st.integers(1, len(values)))
-    assert kth_largest(np.array(values, np.uint32), count) == sorted(values, reverse=True)[count - 1]
+    cut = data.draw(st.integers(0, len(values)))
+    parts = [np.array(values[:cut], np.uint32), np.array(values[cut:], np.uint32)]
+    assert kth_largest(parts, count) == sorted(values, reverse=True)[count - 1]
 
 
 @given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=2, max_size=100))

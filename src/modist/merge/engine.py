@@ -20,6 +20,7 @@ from modist.errors import MergeError, UserError
 from modist.merge.crew import Crew
 from modist.merge.heap import keep_freed_pages
 from modist.merge.plan import Plan, PlannedTensor
+from modist.merge.selection import ROOM
 from modist.merge.tensor import BLOCK, Block, Choice, Copy
 
 # Live float32 arrays a worker may hold beside one of each input: masks, sums, the rounded result.
@@ -95,7 +96,7 @@ class Engine:
         keep_freed_pages()
         crew = Crew(self.workers(plan))
         notes: dict[str, Note] = dict(done)
-        room = self.memory // _KEPT_SHARE // 4 // crew.threads
+        room = min(ROOM, self.memory // _KEPT_SHARE // 4 // crew.threads)
 
         def job(planned: PlannedTensor) -> Callable[[], None]:
             def work() -> None:

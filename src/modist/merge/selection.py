@@ -23,6 +23,8 @@ Keys = npt.NDArray[np.uint32]
 KeysOf = Callable[[int], Keys]
 
 SAMPLE = 1 << 16
+# Keys held at once for one tensor, whatever its size: 16 MiB.
+ROOM = 1 << 22
 MARGIN = 0.006
 _LOW_BITS = 15
 
@@ -84,7 +86,7 @@ def largest(
         sample: some of the keys, to guess from; a bad guess costs time, never correctness.
         room: how many keys may be held at once.
     """
-    low, high = _bracket(sample, count / size)
+    low, high = _bracket(sample, count / size, 0.45 * room / size)
     if low is not None and low == high:
         exact = low
     else:
@@ -106,12 +108,12 @@ def largest(
     return Largest(exact, _share_out(count - above, equal))
 
 
-def _bracket(sample: Keys, share: float) -> tuple[np.uint32 | None, np.uint32 | None]:
-    """Values that most likely enclose the quantile; None stands for no bound on that side."""
+def _bracket(sample: Keys, share: float, widest: float) -> tuple[np.uint32 | None, np.uint32 | None]:
+    """Values that most likely enclose the quantile, no farther than `widest` of all keys to either side; None for no bound."""
     n = len(sample)
     if not n:
         return None, None
-    margin = MARGIN + 4 * float(np.sqrt(share * (1 - share) / n))
+    margin = min(widest, MARGIN + 4 * float(np.sqrt(share * (1 - share) / n)))
     top, bottom = int(np.floor((share - margin) * n)), int(np.ceil((share + margin) * n))
     ranks = [min(max(n - 1 - rank, 0), n - 1) for rank in (top, bottom)]
     ordered = np.partition(sample, sorted(set(ranks)))
@@ -155,9 +157,8 @@ def _from_bracket(
     inside = sum(map(len, kept))
     if len(kept) < blocks or not above < count <= above + inside:
         return None
-    together = np.concatenate(kept)
-    threshold = kth_largest(together, count - above)
-    above += int(np.count_nonzero(together > threshold))
+    threshold = kth_largest(kept, count - above)
+    above += sum(int(np.count_nonzero(part > threshold)) for part in kept)
     equal = [int(np.count_nonzero(part == threshold)) for part in kept]
     return Largest(threshold, _share_out(count - above, equal))
 
@@ -198,17 +199,23 @@ def _rank_from_top(histogram: npt.NDArray[np.int64], count: int) -> tuple[int, i
     return len(histogram) - 1 - position, count - above
 
 
-def kth_largest(keys: Keys, count: int) -> np.uint32:
+def kth_largest(parts: Sequence[Keys], count: int) -> np.uint32:
     """The count-th largest of some keys held in memory, by histograms over the bits in which they differ.
 
     Keys of deltas repeat a lot, which is where a quickselect is at its slowest and a histogram is not.
     """
-    while (span := int(keys.max()) - (lowest := int(keys.min()))) > 0:
-        shift = max(0, span.bit_length() - 14)
-        bins = (keys - np.uint32(lowest)) >> np.uint32(shift)
-        chosen, count = _rank_from_top(np.bincount(bins), count)
-        keys = keys[np.flatnonzero(bins == chosen)]
-    return np.uint32(lowest)
+    while True:
+        parts = [part for part in parts if len(part)]
+        lowest = min(int(part.min()) for part in parts)
+        span = max(int(part.max()) for part in parts) - lowest
+        if not span:
+            return np.uint32(lowest)
+        base, shift = np.uint32(lowest), np.uint32(max(0, span.bit_length() - 14))
+        histogram = np.zeros((span >> int(shift)) + 1, np.int64)
+        for part in parts:
+            histogram += np.bincount((part - base) >> shift, minlength=len(histogram))
+        chosen, count = _rank_from_top(histogram, count)
+        parts = [part[np.flatnonzero((part - base) >> shift == chosen)] for part in parts]
 
 
 def _share_out(number: int, equal: Sequence[int]) -> tuple[int, ...]:

@@ -22,7 +22,7 @@ from modist.checkpoint.dtype import Array, Floats
 from modist.checkpoint.folder import Checkpoint
 from modist.merge.crew import Crew
 from modist.merge.draw import Uniform, stream_key
-from modist.merge.selection import SAMPLE, Keys, Largest, largest
+from modist.merge.selection import ROOM, SAMPLE, Keys, Largest, largest
 from modist.recipe import Scalar
 
 BLOCK = 1 << 18
@@ -128,7 +128,7 @@ class Tensor:
     seed: int = 0
     crew: Crew = field(default_factory=lambda: Crew(1), repr=False)
     block_size: int = BLOCK
-    room: int = 1 << 26
+    room: int = ROOM
     on_survey: Callable[[], None] = lambda: None
     on_nonfinite: Callable[[int], None] = lambda index: None
 
@@ -198,7 +198,8 @@ class Tensor:
         )
 
     def _sample(self, keys: Callable[[Block], Keys]) -> Keys:
-        wanted = min(SAMPLE, self.size // _SAMPLED_SHARE)
+        # Large tensors need a sharper guess, so that what lies inside the bracket still fits.
+        wanted = max(min(SAMPLE, self.size // _SAMPLED_SHARE), self.size >> 10)
         if wanted < 4 * _SAMPLE_RUN:
             return keys(Block(self, -1, 0, min(self.size, 4 * _SAMPLE_RUN)))
         runs = wanted // _SAMPLE_RUN

@@ -8,6 +8,8 @@ The geometric law (`Law.geometric`) is no mixture, so there is no expert to draw
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from modist.mixture.race import race, uniform
@@ -22,15 +24,17 @@ def everyone(state: State) -> tuple[list[torch.Tensor], torch.Tensor]:
 
 
 def step_experts(state: State, warp: Warp, seed: int) -> tuple[list[int], list[bool]]:
-    """One token a row: expert first, then its warped distribution; a blocked id is drawn anew from the mixture of those."""
+    """One token a row: expert first, then its warped distribution; what it gives to masked ids falls to the mixture of all."""
     parts, log_a = everyone(state)
     tokens = []
     for row in range(state.rows):
         expert = race(log_a[row], seed, "expert", state.length)
-        token = race(warp(parts[expert][row]), seed, row, state.length, 0)
-        if not state.law.allows(token):
-            token = race(state.law.mix([warp(part[row]) for part in parts], log_a[row]), seed, row, state.length, 1)
-        tokens.append(token)
+        allowed, masses = zip(*[state.law.conditional(part[row]) for part in parts], strict=True)
+        warped = [warp(own) + mass if mass > -math.inf else own for own, mass in zip(allowed, masses, strict=True)]
+        if masses[expert] == 0 or uniform(seed, row, state.length) < math.exp(masses[expert]):
+            tokens.append(race(warped[expert], seed, row, state.length, 0))
+        else:
+            tokens.append(race(state.law.mix(warped, log_a[row]), seed, row, state.length, 1))
     return tokens, [False] * state.rows
 
 
@@ -45,8 +49,8 @@ def step_mixture(state: State, warp: Warp, seed: int) -> tuple[list[int], list[b
         token = -1
         if warp.temperature <= 1:
             expert = race(log_a[row], seed, "expert", state.length)
-            token = race(parts[expert][row], seed, row, state.length, 0)
-            keep = state.law.allows(token) and bool(law[token] > -torch.inf)
+            token = race(state.readers[expert].distribution()[row], seed, row, state.length, 0)
+            keep = state.law.takes(token, expert) and bool(law[token] > -torch.inf)
             if keep and warp.temperature < 1:
                 ratio = float(torch.exp((log_p[token] - log_p.max()) * (1 / warp.temperature - 1)))
                 keep = uniform(seed, row, state.length) < ratio

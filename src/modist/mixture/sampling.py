@@ -4,7 +4,8 @@ Drawing i with probability a_i and then x from p_i is a draw from sum_i a_i p_i,
 lag, and read what they missed in one chunk when their turn comes (ME, arXiv 2605.00419).  A batch shares the draw of the
 expert.
 
-`warp: experts` warps each expert's distribution and mixes the warped ones.  `warp: mixture` warps the mixture itself: x drawn
+`warp: experts` warps each expert's distribution and mixes the warped ones.  Where ids are masked, what an expert gives to them
+is lost to it: it is warped given the others, and counts by its mass on them.  `warp: mixture` warps the mixture itself: x drawn
 from the unwarped mixture is accepted if the warped law keeps it, which one expert can often certify alone (`Warp.certified`);
 where it cannot, the others run, and a rejected token is drawn anew from the warped law, now known.  Above temperature 1 no draw
 of one expert can be accepted, and all run.
@@ -14,6 +15,7 @@ of one expert can be accepted, and all run.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -39,12 +41,12 @@ def step_experts(state: State, warp: Warp, seed: int) -> tuple[list[int], list[b
             tokens.append(state.law.filler)
             continue
         expert = drawn_expert(log_a[row], seed, position)
-        token = race(warp(state.ask(expert)[row]), seed, row, position, 0)
-        if state.law.allows(token):
+        own, mass = state.law.conditional(state.ask(expert)[row])
+        if mass == 0 or uniform(seed, row, position) < math.exp(mass):
             sure[row] = len(state.readers) > 1
+            tokens.append(race(warp(own), seed, row, position, 0))
         else:
-            token = race(mixed_of_warped(state, warp, row), seed, row, position, 1)
-        tokens.append(token)
+            tokens.append(race(mixed_of_warped(state, warp, row), seed, row, position, 1))
     return tokens, sure
 
 
@@ -60,14 +62,15 @@ def step_mixture(state: State, warp: Warp, seed: int) -> tuple[list[int], list[b
             tokens.append(race(warp(mixed(state, row)), seed, row, position, 1))
             continue
         expert = drawn_expert(log_a[row], seed, position)
-        own = state.ask(expert)[row]
+        state.ask(expert)
+        own = state.readers[expert].distribution()[row]  # over its own full output: an id it lacks is a draw rejected
         token = race(own, seed, row, position, 0)
         draw = uniform(seed, row, position)
         weight = float(log_a[row, expert].exp())
         floor, ceiling = weight * float(own[token].exp()), weight * float(own.max().exp()) + 1 - weight
-        if state.law.allows(token) and warp.certified(floor, ceiling, draw):
+        if state.law.takes(token, expert) and warp.certified(floor, ceiling, draw):
             sure[row] = len(state.readers) > 1
-        elif not accepted(state, warp, row, token, draw):
+        elif not (state.law.takes(token, expert) and accepted(state, warp, row, token, draw)):
             token = race(warp(mixed(state, row)), seed, row, position, 1)
         tokens.append(token)
     return tokens, sure
@@ -75,8 +78,6 @@ def step_mixture(state: State, warp: Warp, seed: int) -> tuple[list[int], list[b
 
 def accepted(state: State, warp: Warp, row: int, token: int, draw: float) -> bool:
     """Whether the full law keeps a token that was drawn from the unwarped mixture; temperature at most 1."""
-    if not state.law.allows(token):
-        return False
     log_p = mixed(state, row)
     if warp(log_p)[token] == -torch.inf:
         return False
@@ -91,5 +92,8 @@ def mixed(state: State, row: int) -> torch.Tensor:
 
 def mixed_of_warped(state: State, warp: Warp, row: int) -> torch.Tensor:
     """The mixture of the experts' warped distributions, [size]; every expert runs."""
-    parts = [warp(state.ask(expert)[row]) for expert in range(len(state.readers))]
+    parts = []
+    for expert in range(len(state.readers)):
+        own, mass = state.law.conditional(state.ask(expert)[row])
+        parts.append(warp(own) + mass if mass > -math.inf else own)
     return state.law.mix(parts, state.weigh()[row])

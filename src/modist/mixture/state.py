@@ -57,12 +57,23 @@ class Law:
         return self.unblocked(torch.logsumexp(stacked, 0))
 
     def unblocked(self, log_probs: torch.Tensor) -> torch.Tensor:
-        if self.blocked is None or not bool(self.blocked.any()):
+        if self.blocked is None:
             return log_probs
         return torch.log_softmax(log_probs.masked_fill(self.blocked.to(log_probs.device), -torch.inf), -1)
 
-    def allows(self, token: int) -> bool:
-        return self.blocked is None or not bool(self.blocked[token])
+    def conditional(self, log_probs: torch.Tensor) -> tuple[torch.Tensor, float]:
+        """A spread distribution [size] given that the id may be chosen, and log of its mass on such ids."""
+        if self.blocked is None:
+            return log_probs, 0.0
+        allowed = log_probs.masked_fill(self.blocked.to(log_probs.device), -torch.inf)
+        mass = float(torch.logsumexp(allowed, 0))
+        return (allowed - mass if mass > -torch.inf else allowed), mass
+
+    def takes(self, token: int, expert: int) -> bool:
+        """Whether an id drawn from an expert's full output may be chosen and means the same to it."""
+        if self.blocked is not None and bool(self.blocked[token]):
+            return False
+        return self.readable is None or bool(self.readable[expert, token])
 
 
 @dataclass
