@@ -229,7 +229,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     axes.axhspan(-0.5, len(PARENTS) - 0.5, color="#000000", alpha=0.05, zorder=0)
     axes.set_yticks(range(len(rows)), [row.label for row in rows])
     axes.set(xlim=(-2, 102), ylim=(len(rows) - 0.5, -0.5), xlabel="questions answered right (%), with 95% intervals")
-    axes.set_title("Two tiny experts and their merges", loc="left")
+    axes.set_title("Two tiny experts, their merges and mixtures", loc="left")
     axes.legend(title="questions", loc="center", frameon=False)
     axes.grid(axis="x", alpha=0.25)
     axes.spines[["top", "right", "left"]].set_visible(False)
