@@ -28,6 +28,7 @@ import transformers
 
 from modist.mixture import Experts, assemble, load_experts
 from modist.mixture.decode import Ledger, Run, Settings, encode_prompts
+from modist.mixture.linear import quicken
 from modist.mixture.reader import ModelCore
 from modist.recipe import parse_recipe
 from modist.version import VERSION
@@ -68,6 +69,7 @@ class Mode:
         weights: of the first models.
         rows: batch.
         on_cpu, on_gpu: how much faster than eager it must be, or None.
+        scores: whether logprobs and responsibilities are asked for.
     """
 
     name: str
@@ -75,13 +77,15 @@ class Mode:
     rows: int = 1
     on_cpu: float | None = None
     on_gpu: float | None = None
+    scores: bool = True
 
 
 MODES = (
     Mode("sampling, .9/.1", (0.9, 0.1), 1, 1.5, 1.9),
     Mode("sampling, .5/.5", (0.5, 0.5), 1, 1.2, 1.8),
     Mode("sampling, 3 equal experts", (1 / 3, 1 / 3, 1 / 3), 1, 1.6, 2.5),
-    Mode("sampling, batch 8, .5/.5", (0.5, 0.5), 8, 1.6, None),
+    Mode("sampling, batch 8, .5/.5, text only", (0.5, 0.5), 8, 1.6, None, scores=False),
+    Mode("sampling, batch 8, .5/.5, with logprobs", (0.5, 0.5), 8, None, None),
 )
 
 
@@ -181,8 +185,8 @@ def measure_speeds(models: Sequence[Any], rounds: int, tokens: int, device: str,
         for speed, experts in zip(speeds, mixtures, strict=True):
             rows = torch.randint(size, (speed.mode.rows, PROMPT), generator=drawn).tolist()
 
-            def settings(eager: bool, seed: int = number) -> Settings:
-                return Settings(max_new_tokens=tokens, temperature=1.0, seed=seed, eager=eager)
+            def settings(eager: bool, seed: int = number, scores: bool = speed.mode.scores) -> Settings:
+                return Settings(max_new_tokens=tokens, temperature=1.0, seed=seed, eager=eager, scores=scores)
 
             if speed.mode.rows not in alone:
                 alone[speed.mode.rows] = decode(single, [rows], settings(False))[0].tokens_per_second
@@ -344,7 +348,10 @@ def report(found: dict[str, Any]) -> str:
         "",
         "| n | " + " | ".join(found["chunk_seconds"]) + " |",
         "|---|" + "---|" * len(found["chunk_seconds"]),
-        "| ms | " + " | ".join(f"{1000 * seconds:.0f}" for seconds in found["chunk_seconds"].values()) + " |",
+        *(
+            f"| {name}, ms | " + " | ".join(f"{1000 * seconds:.0f}" for seconds in found[kind].values()) + " |"
+            for name, kind in (("as here", "chunk_seconds"), ("torch's own products", "chunk_seconds_plain"))
+        ),
         "",
         f"Reading {found['weights_bytes'] / 1e9:.2f} GB of weights at the {found['bandwidth'] / 1e9:.1f} GB/s measured here"
         f" would take {1000 * found['weights_bytes'] / found['bandwidth']:.0f} ms.",
@@ -399,14 +406,16 @@ def main() -> None:
         "new_tokens": tokens,
         "rounds": rounds,
         "speed": [],
-        "chunk_seconds": {},
     }
     models = random_models(1 if options.no_speed else 3, options.device, getattr(torch, options.dtype), options.quick)
     found["weights_bytes"] = sum(tensor.nbytes for tensor in models[0].parameters())
     found["bandwidth"] = bandwidth(options.device)
-    curve = chunk_curve(models[0], 3 if options.quick else 9)
-    found["chunk_seconds"] = {str(size): seconds for size, seconds in curve.items()}
-    say("one pass over n tokens: " + ", ".join(f"{size}: {1000 * seconds:.0f} ms" for size, seconds in curve.items()))
+    for kind in ("chunk_seconds_plain", "chunk_seconds"):
+        if kind == "chunk_seconds":
+            quicken(models)
+        curve = chunk_curve(models[0], 3 if options.quick else 9)
+        found[kind] = {str(size): seconds for size, seconds in curve.items()}
+        say(f"{kind}: " + ", ".join(f"{size}: {1000 * seconds:.0f} ms" for size, seconds in curve.items()))
     if not options.no_speed:
         speeds = measure_speeds(models, rounds, tokens, options.device, say)
         found["speed"] = [speed.as_dict() for speed in speeds]

@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from modist.errors import UserError
-from modist.mixture import Experts, load_experts
-from modist.mixture.decode import Generation, Ledger, Settings, encode_prompts, generate, stream
+from modist.mixture import Experts, assemble, load_experts
+from modist.mixture.decode import Generation, Ledger, Run, Settings, encode_prompts, generate, stream
 from modist.mixture.gate import Gate
 from modist.recipe import load_recipe
 from tests.mixture.fakes import decode, fake_experts, table
-from tests.mixture.tiny_experts import GRIMM, GSM8K, greedy_by_hand
+from tests.mixture.tiny_experts import GRIMM, GSM8K, greedy_by_hand, tiny
 from tests.tiny_models import write_recipe
 
 torch.set_num_threads(1)
@@ -227,3 +227,32 @@ def test_architectures_lazy_and_eager(family: str) -> None:
                 rows += [row.token_ids for row in run.results()]
             found.append(rows)
         assert found[0] == found[1]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"temperature": 1.0},
+        {"temperature": 0.7, "top_p": 0.8, "warp": "mixture"},
+        {"temperature": 1.0, "gate": Gate("bayes")},
+        {"eager": True},
+        {},
+    ],
+    ids=str,
+)
+def test_without_scores_the_same_tokens_and_no_logprobs(settings: dict[str, Any]) -> None:
+    """What is not asked for is not computed: a late reader then gives its last distribution alone."""
+    models, rows = [tiny(1), tiny(2)], [[3, 4, 5], [6, 7]] if settings else [[3, 4, 5]]
+    experts, found = assemble(models, (0.5, 0.5)), {}
+    for scores in (True, False):
+        run = Run(experts, [rows, rows], Settings(20, scores=scores, **settings))
+        for _ in run.steps():
+            pass
+        results, ledger = run.results(), run.ledger()
+        found[scores] = [one.token_ids for one in results], ledger.passes
+        assert all(len(one.logprobs) == (len(one.token_ids) if scores else 0) for one in results)
+        assert scores or not any(one.responsibilities for one in results)
+    assert found[True][0] == found[False][0]
+    kept = [len(reader.scores) for reader in run.state.readers]
+    needed = "gate" in settings or not settings  # the bayes gate and greedy checks ask for scores themselves
+    assert any(kept) if needed else not any(kept)

@@ -12,7 +12,8 @@ import torch
 
 from modist.errors import UserError
 from modist.mixture.decode import Settings
-from modist.mixture.gate import Gate, check_weights, log_weights
+from modist.mixture.gate import Gate
+from modist.mixture.weights import check_weights, log_weights
 from tests.mixture.fakes import FakeCore, cores_of, decode, fake_experts, fixed, holed, start, table
 
 torch.set_num_threads(1)
@@ -173,15 +174,15 @@ def test_gates_that_cannot_stand(bad: dict[str, Any]) -> None:
     "bad, word",
     [
         ([0.5, 0.6], "sum to 1.1"),
-        ([1.5, -0.5], "negative"),
-        ([float("nan"), 1.0], "finite"),
-        ([math.inf, 0.0], "finite"),
-        ([], "sum"),
+        ([1.5, -0.5], "1.5 among"),
+        ([float("nan"), 1.0], "nan among"),
+        ([math.inf, 0.0], "inf among"),
+        ([], "0 weights for 2 experts"),
     ],
 )
 def test_weights_that_are_none(bad: list[float], word: str) -> None:
     with pytest.raises(UserError, match=word):
-        check_weights(bad)
+        check_weights(bad, 2)
     with pytest.raises(UserError, match="gate's weights"):
         Gate("callable", function=lambda tokens: bad).called([], 2)
 

@@ -123,11 +123,15 @@ def test_a_favourite_that_is_masked_leaves_the_next(mode: dict[str, Any]) -> Non
 
 
 def test_a_token_drawn_anew_is_drawn_from_new_exponentials() -> None:
-    """Half of all draws are rejected; run on the exponentials of the rejected draw, a second race would favour its losers."""
-    parts, weights = [[0.36, 0.02, 0.02, 0.2, 0.2, 0.2], [0.02, 0.3, 0.2, 0.15, 0.16, 0.17]], [0.5, 0.5]
+    """Half of all draws are rejected, all of one expert; raced again, its favourite would lose too often."""
+    parts, weights = [[0.3, 0.02, 0.17, 0.17, 0.17, 0.17], [0.02, 0.98, 0, 0, 0, 0]], [0.8, 0.2]
     for settings in ({"temperature": 1.0, "top_k": 2, "warp": "mixture"}, {"temperature": 0.5, "top_k": 2, "warp": "mixture"}):
         counts = first_tokens(fake_experts(weights, [SIZE] * 2), [fixed(p) for p in parts], settings, 3000)
         assert surprise(counts, law_by_hand(parts, weights, Settings(**settings))) < 4.5  # type: ignore[arg-type]
+
+
+def test_what_falls_on_masked_ids_is_drawn_from_the_mixture_of_the_rest() -> None:
+    parts, weights = [[0.36, 0.02, 0.02, 0.2, 0.2, 0.2], [0.02, 0.3, 0.2, 0.15, 0.16, 0.17]], [0.5, 0.5]
     experts = fake_experts(weights, [SIZE] * 2, foreign=[{3, 4, 5}, ()])
     counts = first_tokens(experts, [fixed(p) for p in parts], {"temperature": 1.0}, 3000)
     assert surprise(counts, np.array([0.19, 0.16, 0.11, 0, 0, 0]) / 0.46) < 4.5

@@ -11,8 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from modist.errors import CheckpointError, RecipeError, UserError
-from modist.mixture.load import assemble, check_weights, choose_device, load_experts
+from modist.mixture.load import assemble, choose_device, load_experts
 from modist.mixture.sharing import held_bytes, share_equal_tensors
+from modist.mixture.weights import check_weights
 from modist.recipe import Recipe, load_recipe
 from tests.mixture.tiny_experts import saved, tiny
 from tests.tiny_models import add_tokenizer, write_recipe

@@ -59,6 +59,7 @@ def chat_command(
         gate=made_gate,
         eager=eager,
         law=law,
+        scores=attribute,
     )
     experts = options.load(model, device, dtype, trust_remote_code)
     opening = [{"role": "system", "content": system}] if system else []

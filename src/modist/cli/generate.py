@@ -70,6 +70,7 @@ def generate_command(
         gate=made_gate,
         eager=eager,
         law=law,
+        scores=as_json or attribute or picture is not None,
     )
     asked = _prompt(prompt, chat)
     if picture is not None:

@@ -10,7 +10,8 @@ from transformers import PreTrainedConfig
 
 from modist.errors import CheckpointError, UserError
 from modist.mixture.law import check_law
-from modist.mixture.load import Experts, check_weights
+from modist.mixture.load import Experts
+from modist.mixture.weights import check_weights
 from modist.vocabulary import CommonVocabulary
 
 MODEL_TYPE = "modist_mixture"

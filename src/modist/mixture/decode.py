@@ -39,6 +39,7 @@ class Settings:
         stop: texts that end a response; they are not part of it.
         gate: how weights follow the response.
         eager: run every expert at every token (the plain twin).
+        scores: whether to tell logprobs and responsibilities; sampling with a static gate is a little cheaper without.
         law: `arithmetic`, p = sum a_i p_i, or `logits`, its normalised geometric counterpart, which only eager decoding has;
             it is the product that is warped, whatever `warp` says.
     """
@@ -53,6 +54,7 @@ class Settings:
     stop: tuple[str, ...] = ()
     gate: Gate = field(default_factory=Gate)
     eager: bool = False
+    scores: bool = True
     law: str = "arithmetic"
 
     def __post_init__(self) -> None:
@@ -71,6 +73,11 @@ class Settings:
         if any(not text for text in self.stop):
             raise UserError("an empty stop string would end every response at once")
         self.as_warp()
+
+    @property
+    def needs_scores(self) -> bool:
+        """Whether decoding itself asks what every expert says of each token: the bayes gate and greedy checks do."""
+        return self.scores or self.gate.kind == "bayes" or (self.temperature is None and not self.eager)
 
     def as_warp(self) -> Warp:
         return Warp(1.0 if self.temperature is None else self.temperature, self.top_k, self.top_p, self.min_p)
@@ -113,8 +120,8 @@ class Generation:
         text: without stop strings and special tokens.
         token_ids: the new ids, with the stop id that ended it, if one did.
         finish_reason: `stop` or `length`.
-        logprobs: log p(x_t) under the unwarped law.
-        responsibilities: a_i p_i(x) / sum_j a_j p_j(x): for each token one number an expert; they sum to 1.
+        logprobs: log p(x_t) under the unwarped law; none where `Settings.scores` is off.
+        responsibilities: a_i p_i(x) / sum_j a_j p_j(x): for each token one number an expert; they sum to 1; or none, likewise.
         prompts: what each expert read before it.
     """
 
@@ -188,6 +195,7 @@ class Run:
                 core,
                 name,
                 rows,
+                scoring=settings.needs_scores,
                 score_prompt=settings.gate.prompt,
                 readable=None if law.readable is None else law.readable[expert],
                 blocked=law.blocked,
@@ -274,7 +282,7 @@ class Run:
         """The responses, after one flush in which every expert reads what it still lags."""
         state = self.state
         longest = max(len(row) for row in state.chosen)
-        for reader in state.readers:
+        for reader in state.readers if self.settings.scores else ():
             if len(reader.scores) < longest:
                 reader.follow(state.tokens[:, : longest - 1], state.choices[:, : longest - 1])
                 reader.note(state.choices[:, longest - 1])
@@ -287,6 +295,19 @@ class Run:
         text = self.text_of(row, count)
         cuts = [text.index(stop) for stop in self.settings.stop if stop in text]
         stopped = bool(cuts) or bool(ids and ids[-1] in state.law.stops)
+        log_p, shares = self._scores(row, count) if self.settings.scores else (torch.zeros(0), torch.zeros(0))
+        return Generation(
+            text=text[: min(cuts)] if cuts else text,
+            token_ids=tuple(ids),
+            finish_reason="stop" if stopped else "length",
+            logprobs=tuple(log_p.tolist()),
+            responsibilities=tuple(tuple(row_) for row_ in shares.tolist()),
+            prompts=self.prompt_texts[row],
+        )
+
+    def _scores(self, row: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """log p of a row's tokens [count], and every expert's responsibility for them [count, experts]."""
+        state = self.state
         joint = torch.stack(
             [
                 torch.stack([reader.scores[position][row] for reader in state.readers]) + state.log_a[position][row]
@@ -301,14 +322,7 @@ class Run:
             log_p = total - torch.stack([self._allowed(row, position) for position in range(count)])
         else:
             log_p = total
-        return Generation(
-            text=text[: min(cuts)] if cuts else text,
-            token_ids=tuple(ids),
-            finish_reason="stop" if stopped else "length",
-            logprobs=tuple(log_p.tolist()),
-            responsibilities=tuple(tuple(row_) for row_ in shares.tolist()),
-            prompts=self.prompt_texts[row],
-        )
+        return log_p, shares
 
     def _allowed(self, row: int, position: int) -> torch.Tensor:
         """log of the mixture's mass on the ids that may be chosen."""

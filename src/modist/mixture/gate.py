@@ -11,32 +11,15 @@ log sum_i a_i p_i(text): the mixture of whole answers.  A callable maps the toke
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from modist.errors import UserError
+from modist.mixture.weights import check_weights, log_weights
 
 GateFunction = Callable[[Sequence[int]], Sequence[float]]
-
-
-def check_weights(weights: Sequence[float], what: str = "the weights") -> tuple[float, ...]:
-    """Weights that are finite, not negative and sum to 1 to 1e-6; UserError otherwise."""
-    found = tuple(float(weight) for weight in weights)
-    if not all(math.isfinite(weight) for weight in found):
-        raise UserError(f"{what} {list(found)} are not all finite")
-    if any(weight < 0 for weight in found):
-        raise UserError(f"{what} {list(found)} must not be negative")
-    if abs(math.fsum(found) - 1) > 1e-6:
-        raise UserError(f"{what} {list(found)} sum to {math.fsum(found):g}; they must sum to 1")
-    return found
-
-
-def log_weights(weights: Sequence[float]) -> torch.Tensor:
-    """log a, float64 [experts]; log 0 is -inf."""
-    return torch.tensor(weights, dtype=torch.float64).log()
 
 
 @dataclass(frozen=True)
@@ -93,7 +76,4 @@ class Gate:
     def called(self, tokens: Sequence[int], experts: int) -> torch.Tensor:
         """log of the function's weights, float64 [experts]; UserError if they are none."""
         assert self.function is not None
-        weights = check_weights(self.function(tuple(tokens)), "the gate's weights")
-        if len(weights) != experts:
-            raise UserError(f"the gate gave {len(weights)} weights for {experts} experts")
-        return log_weights(weights)
+        return log_weights(check_weights(self.function(tuple(tokens)), experts, "the gate's weights"))

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-import math
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from modist.checkpoint.hub import fetch, fetch_texts
 from modist.errors import CheckpointError, ModistError, RecipeError, UserError, nearest
+from modist.mixture.linear import quicken
 from modist.mixture.sharing import share_equal_tensors
+from modist.mixture.weights import check_weights, log_weights
 from modist.recipe import ModelReference, Recipe
 from modist.vocabulary import CommonVocabulary
 from modist.vocabulary.common import compared_maps
@@ -29,8 +30,6 @@ _PASSED_ON = ("attn_implementation", "max_memory", "offload_folder", "quantizati
 _READ_HERE = ("device", "device_map", "dtype", "torch_dtype", "load_in_4bit", "load_in_8bit")
 _OF_NO_EFFECT = ("low_cpu_mem_usage", "offload_state_dict", "trust_remote_code", "use_cache")
 _DTYPES = ("auto", "float16", "bfloat16", "float32", "float64")
-# Weights are decimal fractions written by people: .3333 + .3333 + .3334.
-_SUM_TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +70,7 @@ class Experts:
     @cached_property
     def log_weights(self) -> torch.Tensor:
         """log a_i, float64 [experts] on the CPU; -inf for a weight of 0."""
-        return log_weights_of(self.weights)
+        return log_weights(self.weights)
 
     @cached_property
     def ends(self) -> tuple[frozenset[int], ...]:
@@ -174,7 +173,7 @@ def assemble(
     notes: Sequence[str] = (),
     share: bool = True,
 ) -> Experts:
-    """Put live models together: check the weights, compare the vocabularies, hold equal tensors once.
+    """Put live models together: check the weights, compare the vocabularies, hold equal tensors once, quicken the products.
 
     Args:
         models: transformers causal LMs; they are put into eval mode.
@@ -213,6 +212,7 @@ def assemble(
     for model in models:
         model.eval()
     saved = share_equal_tensors(models) if share else 0
+    quicken(models)
     return Experts(
         models=tuple(models),
         tokenizers=tokenizers,
@@ -227,33 +227,6 @@ def assemble(
         saved_bytes=saved,
         notes=tuple(notes),
     )
-
-
-def check_weights(weights: Iterable[float], count: int) -> tuple[float, ...]:
-    """Weights that can stand: one for each expert, from 0 to 1, with sum 1.
-
-    Raises:
-        UserError: otherwise, with the values.
-    """
-    found = tuple(float(weight) for weight in weights)
-    if len(found) != count:
-        raise UserError(f"{len(found)} weights for {count} experts; give one for each")
-    if count == 0:
-        raise UserError("a mixture needs at least one expert")
-    for weight in found:
-        if not 0 <= weight <= 1:  # NaN is neither
-            raise UserError(f"{weight} among the weights {list(found)} is not between 0 and 1")
-    total = math.fsum(found)
-    if abs(total - 1) > _SUM_TOLERANCE:
-        raise UserError(f"the weights {list(found)} sum to {total:g}; they must sum to 1")
-    return found
-
-
-def log_weights_of(weights: Sequence[float]) -> torch.Tensor:
-    """log a_i, float64 [experts]; -inf for a weight of 0."""
-    import torch
-
-    return torch.tensor(weights, dtype=torch.float64).log()
 
 
 def end_ids(model: Any, tokenizer: Any = None) -> frozenset[int]:

@@ -20,9 +20,10 @@ from modist.errors import UserError
 from modist.mixture.cache import MixtureCache
 from modist.mixture.config import MODEL_TYPE, MixtureConfig
 from modist.mixture.law import mix_log_probs
-from modist.mixture.load import Experts, assemble, context_of, load_experts, log_weights_of
+from modist.mixture.load import Experts, assemble, context_of, load_experts
 from modist.mixture.sharing import share_equal_tensors
 from modist.mixture.store import as_recipe, save_beside, state_without_sharing
+from modist.mixture.weights import log_weights
 from modist.recipe import Recipe, load_recipe
 from modist.vocabulary import CommonVocabulary
 
@@ -269,7 +270,7 @@ class MixtureForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc
     def log_weights(self) -> torch.Tensor:
         """log a_i, float64 [experts], on the CPU."""
         if self._log_weights is None:
-            self._log_weights = log_weights_of(self.config.weights or ())
+            self._log_weights = log_weights(self.config.weights or ())
         return self._log_weights
 
     def forward(

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import torch
 
 from modist.errors import ModistError, UserError
+from modist.mixture.load import context_of, output_rows
 
 
 class ExpertError(ModistError):
@@ -51,6 +52,7 @@ class Reader:
         core: Core,
         name: str,
         prompts: Sequence[Sequence[int]],
+        scoring: bool = True,
         score_prompt: bool = False,
         readable: torch.Tensor | None = None,
         blocked: torch.Tensor | None = None,
@@ -58,6 +60,8 @@ class Reader:
         """A reader before its prompts.
 
         Args:
+            scoring: say and keep what it thinks of tokens it reads late; without, a chunk gives its last distribution alone,
+                and the output layer is spared all others.
             score_prompt: keep what the expert says of the prompt's own tokens, in `prompt_scores` [batch, n].
             readable: bool [size]: ids it has under the mixture's meaning; p_i is 0 elsewhere.
             blocked: bool [size]: ids that may not be chosen.
@@ -69,6 +73,7 @@ class Reader:
         self.seen = -1
         self.scores: list[torch.Tensor] = []
         self.masses: list[torch.Tensor] = []
+        self._scoring = scoring
         self._readable = readable
         # Of its own ids, those that no mass may be counted for.
         self._out = None if blocked is None or readable is None else (blocked | ~readable)[: core.outputs]
@@ -94,14 +99,15 @@ class Reader:
             choices: what was chosen, [batch, n]; differs from `tokens` only where an id ended a response.
 
         Returns:
-            Log-probabilities [batch, m, outputs] at the positions not known before, n last; m is 1 where nothing was lagging.
+            Log-probabilities [batch, m, outputs] at the positions not known before, n last; m is 1 where nothing was lagging,
+            or nothing is scored.
         """
         end = tokens.shape[1]
         if self.knows(end):
             assert self._last is not None
             return self._last[:, None]
         first = max(self.seen, 0)
-        keep = end - first + (self.seen < 0)
+        keep = end - first + (self.seen < 0) if self._scoring else 1
         before = max(map(len, self._prompts)) - 1 if self._prompts and self.seen < 0 else 0
         try:
             logits = self.core.read(tokens[:, first:], keep + before)
@@ -118,13 +124,13 @@ class Reader:
             raise ExpertError(f"{self.name}: its logits are not finite")
         self.passes += 1
         self.chunks.append(end - first)
-        known_before = self._last
+        start = end - log_probs.shape[1] + 1
+        for position in range(len(self.scores), end if self._scoring else 0):
+            said = self._last if position < start else log_probs[:, position - start]
+            assert said is not None
+            self._score(said, choices[:, position])
         self.seen = end
         self._last = log_probs[:, -1]
-        every = log_probs if known_before is None else torch.cat([known_before[:, None], log_probs], 1)
-        start = end - every.shape[1] + 1
-        for position in range(max(start, len(self.scores)), end):
-            self._score(every[:, position - start], choices[:, position])
         return log_probs
 
     def _score_prompts(self, log_probs: torch.Tensor) -> torch.Tensor:
@@ -138,7 +144,7 @@ class Reader:
 
     def note(self, choices: torch.Tensor) -> None:
         """Score the newest token, [batch], where its distribution is at hand."""
-        if self._last is not None and len(self.scores) == self.seen:
+        if self._scoring and self._last is not None and len(self.scores) == self.seen:
             self._score(self._last, choices)
 
     def _score(self, log_probs: torch.Tensor, choices: torch.Tensor) -> None:
@@ -186,10 +192,9 @@ class ModelCore:
     """A transformers model behind a cache that can be cropped; prompts of different lengths are padded on the left."""
 
     def __init__(self, model: Any, pad: int = 0) -> None:
-        config = model.config.get_text_config()
         self.model = model
-        self.outputs = int(model.get_output_embeddings().weight.shape[0])
-        self.context = getattr(config, "max_position_embeddings", None)
+        self.outputs = output_rows(model)
+        self.context = context_of(model)
         self._pad = pad
 
     def start(self, prompts: Sequence[Sequence[int]]) -> None:

@@ -16,9 +16,10 @@ import torch
 
 from modist.errors import UserError
 from modist.mixture.decode import Message, encode_prompts
-from modist.mixture.gate import Gate, log_weights
+from modist.mixture.gate import Gate
 from modist.mixture.load import Experts, context_of, output_rows
 from modist.mixture.reader import pick
+from modist.mixture.weights import log_weights
 
 # Logits held at once: half a gigabyte in float32.
 _LOGITS = 1 << 27

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 
 import torch
 
-from modist.mixture.gate import Gate, log_weights
+from modist.mixture.gate import Gate
 from modist.mixture.reader import Reader
+from modist.mixture.weights import log_weights
 
 
 @dataclass(frozen=True)
