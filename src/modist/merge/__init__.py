@@ -3,7 +3,8 @@
 from modist.merge.compare import ALLOWABLE, Aspect, compare
 from modist.merge.method import Method, Parameter, find_method, methods
 from modist.merge.plan import Plan, make_plan
-from modist.merge.run import MergeReport, Watch, merge, prepare
+from modist.merge.report import MergeReport
+from modist.merge.run import Watch, merge, prepare
 from modist.merge.tensor import Block, Choice, Copy, Tensor
 
 __all__ = [

@@ -8,7 +8,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,46 +29,13 @@ from modist.merge.manifest import (
     recipe_digest,
     versions,
 )
+from modist.merge.models import Models, fetch_models, outline_models
 from modist.merge.plan import Plan, check_recipe, make_plan
+from modist.merge.report import MergeReport, peak_memory
 from modist.merge.share import ParentShare, shares
-from modist.recipe import ModelReference, Recipe, load_recipe
+from modist.recipe import Recipe, load_recipe
 from modist.report.card import Parent, licence_of, model_card
 from modist.version import VERSION
-
-
-@dataclass(frozen=True)
-class MergeReport:
-    """What a merge did.
-
-    Attributes:
-        out: the finished folder.
-        method, seed: as run.
-        parents: what each gave.
-        comparison: the parents side by side.
-        warnings: remarks made.
-        read_bytes, write_bytes: of tensors.
-        seconds: `plan`, `engine` (reading, computing and writing blocks), `fsync`, `hashing` (waited for after the engine),
-            `total`.
-        resumed: tensors that an earlier run had finished.
-        already: whether there was nothing to do.
-        peak_memory_bytes: of this process, the interpreter and its imports included.
-    """
-
-    out: str
-    method: str
-    seed: int
-    parents: tuple[ParentShare, ...]
-    comparison: tuple[Aspect, ...] = ()
-    warnings: tuple[str, ...] = ()
-    read_bytes: int = 0
-    write_bytes: int = 0
-    seconds: Mapping[str, float] = field(default_factory=dict)
-    resumed: int = 0
-    already: bool = False
-    peak_memory_bytes: int | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 @dataclass
@@ -100,56 +67,6 @@ class Prepared:
     @property
     def checkpoints(self) -> Mapping[str, Checkpoint]:
         return self.models.checkpoints
-
-
-@dataclass(frozen=True)
-class Models:
-    """The models of a recipe, each under `str(reference)`.
-
-    Attributes:
-        checkpoints: open, or outlined where a hub still has the tensors.
-        commits: of those that came from a hub.
-        download_bytes: what is still to be fetched.
-    """
-
-    checkpoints: Mapping[str, Checkpoint]
-    commits: Mapping[str, str | None]
-    download_bytes: int = 0
-
-
-def outline_models(references: Iterable[ModelReference], allow_code: bool = False) -> Models:
-    """Look at each model by its headers alone; of a hub's, only small files are downloaded."""
-    checkpoints: dict[str, Checkpoint] = {}
-    commits: dict[str, str | None] = {}
-    missing = 0
-    references = tuple(references)
-    names = [reference.name for reference in references]
-    for reference in references:
-        key = str(reference)
-        if reference.is_local:
-            # Two folders of one name are told apart by their whole paths.
-            label = reference.name if names.count(reference.name) == 1 else key
-            checkpoints[key], commits[key] = Checkpoint.open(reference.folder, label), None
-        else:
-            from modist.checkpoint.outline import outline
-
-            found = outline(reference, allow_code=allow_code)
-            checkpoints[key], commits[key] = found.checkpoint, found.commit
-            missing += found.download_bytes
-    return Models(checkpoints, commits, missing)
-
-
-def fetch_models(models: Models, references: Iterable[ModelReference], allow_code: bool = False) -> Models:
-    """The same models with their tensors here: what a hub still has is downloaded, at the commits already looked at."""
-    checkpoints = dict(models.checkpoints)
-    for reference in references:
-        key = str(reference)
-        if not checkpoints[key].here:
-            from modist.checkpoint.hub import fetch
-
-            pinned = ModelReference(reference.source, models.commits[key])
-            checkpoints[key] = Checkpoint.open(fetch(pinned, allow_code=allow_code).folder, key)
-    return Models(checkpoints, models.commits)
 
 
 def prepare(
@@ -452,14 +369,3 @@ def _already(
         str(out), plan.method.name, seed, parents, aspects, warnings, plan.read_bytes, plan.write_bytes,
         seconds={}, resumed=len(plan.tensors), already=True, peak_memory_bytes=peak_memory(),
     )  # fmt: skip
-
-
-def peak_memory() -> int | None:
-    """The most memory this process ever held, in bytes; None where the system does not say."""
-    try:
-        import resource
-        import sys
-    except ImportError:
-        return None
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
