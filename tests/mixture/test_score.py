@@ -51,3 +51,12 @@ def test_many_texts_count_by_their_tokens(recipe: str) -> None:
     both = together(rows)
     assert both.tokens == rows[0].tokens + rows[1].tokens
     assert both.log_likelihood == pytest.approx(sum(row.log_likelihood for row in rows))
+
+
+def test_a_past_impossible_to_every_expert_leaves_the_weights_as_they_are() -> None:
+    """Two tokens, each one expert's alone: with a stride of 2 both are read before weights are renewed."""
+    never = -torch.inf
+    parts = torch.tensor([[-1.0, never, -1.5, -2.0], [never, -0.5, -0.7, -3.0]], dtype=torch.float64)
+    log_p, shares = mixture_scores(parts, (0.7, 0.3), Gate("bayes", stride=2))
+    expected = torch.logsumexp(parts + torch.tensor([0.7, 0.3], dtype=torch.float64).log()[:, None], 0)
+    assert torch.allclose(log_p, expected) and torch.allclose(shares.sum(0), torch.ones(4, dtype=torch.float64))

@@ -206,6 +206,8 @@ class Run:
         self.state = State(law, readers, len(prompts[0]))
         self.seconds = 0.0
         self.ended_by_text: dict[int, int] = {}
+        # A stop string ends in the newest token; every token but a special one has a byte of it or more.
+        self._window = 2 * max((len(stop.encode()) for stop in settings.stop), default=0) + 32
         self.prompt_texts: list[tuple[str, ...]] = [()] * len(prompts[0])
         rooms = [[core.context - len(row) for row in rows] for core, rows in zip(cores, prompts, strict=True) if core.context]
         # A row's own, so that its response does not depend on its neighbours.
@@ -254,10 +256,15 @@ class Run:
         for row in range(self.state.rows):
             if row in self.ended_by_text or (self.state.ended[row] and self.state.rows > 1):
                 continue
-            text = self.text_of(row, count)
-            if any(stop in text for stop in self.settings.stop):
+            if self._has_stop(row, count, self._window) and self._has_stop(row, count, count):
                 self.ended_by_text[row] = min(count, len(self.state.chosen[row]))
                 self.state.ended[row] = True
+
+    def _has_stop(self, row: int, count: int, window: int) -> bool:
+        """Whether a stop string stands in a row's last `window` of the first `count` tokens."""
+        ids = self.state.chosen[row][:count][-window:]
+        text = str(self.experts.tokenizer.decode(ids, skip_special_tokens=True)) if self.experts.tokenizer else ""
+        return any(stop in text for stop in self.settings.stop)
 
     def text_of(self, row: int, count: int | None = None) -> str:
         """A row's text so far, special tokens left out, stop strings not yet cut."""

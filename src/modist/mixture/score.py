@@ -161,7 +161,12 @@ def _bayes(gate: Gate, base: torch.Tensor, parts: torch.Tensor, before: torch.Te
         past = column + (gate.discount * past if gate.discount else 0.0)
     columns: list[torch.Tensor] = []
     for position in range(parts.shape[1]):
-        columns.append(torch.log_softmax(base + past, 0) if position % gate.stride == 0 else columns[-1])
+        if position % gate.stride == 0:
+            posterior = base + past
+            # As `Gate.bayes` has it: where every expert finds the past impossible, the recipe's weights stand.
+            columns.append(base if bool(torch.isneginf(posterior).all()) else torch.log_softmax(posterior, 0))
+        else:
+            columns.append(columns[-1])
         past = parts[:, position] + (gate.discount * past if gate.discount else 0.0)
     return torch.stack(columns, 1)
 
