@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from modist.cli import chat, generate, inspect, merge, methods, recipe, score, verify
+from modist.cli import benchmarks, chat, eval, generate, grade, inspect, merge, methods, recipe, score, study, verify
 from modist.version import VERSION
 
 app = typer.Typer(
@@ -20,9 +20,13 @@ app.command("merge")(merge.merge_command)
 app.command("generate")(generate.generate_command)
 app.command("score")(score.score_command)
 app.command("chat")(chat.chat_command)
+app.command("eval")(eval.eval_command)
+app.command("grade")(grade.grade_command)
+app.command("study")(study.study_command)
 app.command("inspect")(inspect.inspect_command)
 app.command("verify")(verify.verify_command)
 app.command("methods")(methods.methods_command)
+app.add_typer(benchmarks.benchmarks_app, name="benchmarks")
 app.add_typer(recipe.recipe_app, name="recipe")
 
 
