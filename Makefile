@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 # pip tells of every place it looked in; -qq leaves errors only.
 PIP    := $(BIN)/python -m pip --disable-pip-version-check -qq
 
-.PHONY: venv lint test test-full demo benchmark clean
+.PHONY: venv lint test test-full demo study benchmark clean
 
 venv: $(STAMP)
 
@@ -34,6 +34,10 @@ test-full: lint
 
 demo: $(STAMP)
 	@$(BIN)/python examples/demo/run.py
+
+# Every merge, mixture and rival of the tiny experts; the page is study-output/index.html.
+study: $(STAMP)
+	@$(BIN)/modist study examples/tiny.yml --out study-output
 
 benchmark: $(STAMP)
 	@$(BIN)/python benchmarks/merge.py
