@@ -1,0 +1,1 @@
+"""Answers: what a model's output says, and whether that is the gold."""
