@@ -7,7 +7,6 @@ Prints one table and draws one picture.  Accuracy is greedy pass@1 on held-out q
 
 import argparse
 import json
-import math
 import sys
 import time
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from modist.checkpoint import Checkpoint
+from modist.evaluation.statistics import wilson
 from modist.merge import Watch, merge
 
 HERE = Path(__file__).resolve().parent
@@ -57,14 +57,6 @@ class Row:
     right: dict[str, int]
     total: dict[str, int]
     changed: float | None
-
-
-def wilson(right: int, total: int, z: float = 1.96) -> tuple[float, float]:
-    """Wilson's score interval for a proportion (Wilson 1927, eq. 2), as fractions."""
-    share = right / total
-    centre = (share + z * z / (2 * total)) / (1 + z * z / total)
-    half = z / (1 + z * z / total) * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def changed_share(model: Path, reference: Path) -> float:

@@ -21,13 +21,19 @@ from modist.errors import UserError
 from modist.evaluation.answers.compatible.deadline import Late, deadline
 from modist.evaluation.answers.compatible.plain import read_plain
 from modist.evaluation.answers.compatible.size import fits
+from modist.evaluation.answers.latex import read
 
 SECONDS = 3.0
 _TOLERANCE = 1e-4
 _READABLE = re.compile(r"[\w\s+\-*/^(){}\[\].,=<>!|\\&%':]*\Z", re.ASCII)
 _FRACTION = re.compile(r"(-?)(?:\\frac\{(\d{1,60})\}\{(\d{1,60})\}|(\d{1,60})(?:/(\d{1,60}))?)\Z", re.ASCII)
 # Neither sense nor a bounded price: what these words start is not read.
-_REFUSED = re.compile(r"\\(?:pm|mp|input|include|def|lim|int|oint|iint|overline|dot|ddot)(?![a-zA-Z])")
+_REFUSED = re.compile(r"\\(?:pm|mp|input|include|def|lim|int|oint|iint|sum|prod|overline|dot|ddot)(?![a-zA-Z])")
+# No product of letters that anybody writes, and long to read as one.
+_PROSE = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z]{12,}")
+# A parser of one formula is several times quicker; it knows no relations, whose two sides are read apart.
+_RELATION = re.compile(r"[=<>]|\\(?:le|ge|ne|leq|geq|neq|lt|gt|in|approx)(?![a-zA-Z])")
+_SIGNS = {"=": "Eq", "<": "Lt", ">": "Gt", "\\le": "Le", "\\ge": "Ge", "\\ne": "Ne"}
 
 
 def same(first: str, second: str, bugs: bool = True) -> bool:
@@ -87,7 +93,7 @@ def _read(text: str, bugs: bool) -> Any:
     text = text.replace("{}", " ")
     if fraction := _FRACTION.match(text):
         return _ratio(fraction[1] + (fraction[2] or fraction[4]), fraction[3] or fraction[5] or "1")
-    if not text or not _READABLE.match(text) or _REFUSED.search(text) or not fits(text):
+    if not text or not _READABLE.match(text) or _REFUSED.search(text) or _PROSE.search(text) or not fits(text):
         return None
     try:
         return _from_latex(text, mixed=not bugs)
@@ -113,6 +119,14 @@ def _from_latex(text: str, mixed: bool) -> Any:
     if not mixed:
         # latex2sympy2_extended reads 3\frac{1}{2} as 7/2 whatever its options say; parse_latex made a product of it.
         text = re.sub(r"(?<=\d)\\frac", r"\\cdot\\frac", text)
+    relations = _RELATION.findall(text)
+    if not relations:
+        return _formula(read(text, tidying=False))
+    if len(relations) > 1:
+        raise ValueError("a chain of relations, which none of the published parsers reads")
+    if relations[0] in _SIGNS:
+        left, right = (_formula(read(side, tidying=False)) for side in text.split(relations[0]))
+        return getattr(sympy, _SIGNS[relations[0]])(left, right, evaluate=False)
     config = ConversionConfig(
         interpret_simple_eq_as_assignment=False,
         interpret_contains_as_eq=False,
@@ -120,7 +134,13 @@ def _from_latex(text: str, mixed: bool) -> Any:
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found: Any = latex2sympy(text, normalization_config=None, conversion_config=config)
+        return _formula(latex2sympy(text, normalization_config=None, conversion_config=config))
+
+
+def _formula(found: Any) -> Any:
+    """What was read, if it is an expression, a relation or a matrix; ValueError otherwise."""
+    import sympy
+
     if not isinstance(found, sympy.Basic | sympy.MatrixBase) or isinstance(found, sympy.Set):
         # Intervals and sets are compared element by element before this, or not at all.
         raise ValueError("not a formula")
@@ -184,6 +204,8 @@ def _very_near(one: Any, two: Any) -> bool:
 
 
 def _within(one: Any, two: Any, tolerance: float) -> bool:
+    if one.free_symbols or two.free_symbols:
+        return False  # it would say so itself, after a long search for a real and an imaginary part
     first, second = complex(one.evalf()), complex(two.evalf())
     if not (cmath.isfinite(first) and cmath.isfinite(second)):
         return False
