@@ -26,7 +26,7 @@ lint: $(STAMP)
 
 # pytest comes last, so that its closing line is the last to be seen.
 test: lint
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n auto --dist loadfile
 
 # The long tests too; those against mergekit stay opt-in (pytest -m mergekit).
 test-full: lint

@@ -163,7 +163,7 @@ def test_when_gates_renew() -> None:
         {"kind": "callable"},
         {"kind": "static", "function": lambda tokens: [1.0]},
     ],
-    ids=str,
+    ids=lambda bad: "-".join(bad),
 )
 def test_gates_that_cannot_stand(bad: dict[str, Any]) -> None:
     with pytest.raises(UserError):
