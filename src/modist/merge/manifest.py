@@ -63,6 +63,8 @@ def fingerprint(plan: Plan, seed: int, inputs: list[dict[str, Any]], options: Ma
         "tensors": tensors,
         "options": dict(options),
     }
+    if plan.scaling is not None:
+        data["scaling"] = plan.scaling.record
     return hashlib.sha256(json.dumps(data, sort_keys=True, default=str).encode()).hexdigest()
 
 

@@ -85,6 +85,7 @@ class Method:
         contributes: whether an input reaches the output at all, given the tensor with its parameters resolved.
         refuses: why these settings cannot be merged, or None; given the tensor.
         warns: remarks on settings that cannot do what they seem to; given the tensor.
+        scales: whether it applies `tensor.scale` to its merged delta, so that recipes may have `scaling`.
     """
 
     name: str
@@ -100,6 +101,7 @@ class Method:
     contributes: Callable[[Tensor, int], bool] = lambda tensor, index: True
     refuses: Callable[[Tensor], str | None] = lambda tensor: None
     warns: Callable[[Tensor, Sequence[str]], Sequence[str]] = lambda tensor, names: ()
+    scales: bool = False
 
     def parameter(self, name: str) -> Parameter | None:
         return next((parameter for parameter in self.parameters if parameter.name == name), None)

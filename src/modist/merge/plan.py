@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from modist.checkpoint.dtype import FLOATS, NAMES, QUANTISED
 from modist.checkpoint.folder import Checkpoint
 from modist.errors import UserError, nearest
-from modist.merge.method import Method, Parameter, find_method
+from modist.merge.method import Method, Parameter, find_method, methods
+from modist.merge.scaling import Scaling, attach_scaling
 from modist.merge.tensor import Tensor, TensorSource
 from modist.recipe import Key, Recipe, Scalar, Setting, Slice, Source
 
@@ -82,6 +83,7 @@ class Plan:
         untied: whether the output gets a head of its own where the donor's config ties it.
         drops: tensors of the lead that are not written, and why.
         warnings: remarks for the user.
+        scaling: of the merged deltas, or None; the tensors have their scales.
     """
 
     recipe: Recipe
@@ -94,6 +96,7 @@ class Plan:
     untied: bool
     drops: Mapping[str, str]
     warnings: tuple[str, ...]
+    scaling: Scaling | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -161,6 +164,7 @@ def make_plan(
         planned.append(_plan_tensor(recipe, method, inputs, base, lead, name, layers, seed))
     plan = Plan(recipe, method, inputs, base, lead, donor, tuple(planned), untied, drops, ())
     _check_presence(plan)
+    scaling = None if base is None else attach_scaling(recipe, inputs[base], planned, drops)
     for entry in planned:
         if entry.copied:
             continue
@@ -168,7 +172,7 @@ def make_plan(
         if reason:
             raise document.error(f"{reason} (tensor {entry.name!r})", *_weights_path(recipe))
         warnings += [text for text in method.warns(entry.tensor, plan.names) if text not in warnings]
-    return Plan(recipe, method, inputs, base, lead, donor, tuple(planned), untied, drops, tuple(warnings))
+    return Plan(recipe, method, inputs, base, lead, donor, tuple(planned), untied, drops, tuple(warnings), scaling)
 
 
 def check_recipe(recipe: Recipe) -> None:
@@ -221,6 +225,9 @@ def _every_settings(recipe: Recipe) -> Iterable[tuple[str, Setting, Source | Non
 
 
 def _check_parameters(recipe: Recipe, method: Method) -> None:
+    if recipe.scaling is not None and not method.scales:
+        scaled = ", ".join(name for name, other in methods().items() if other.scales)
+        raise recipe.document.error(f"{method.name} merges no deltas that could be scaled; {scaled} do", "scaling")
     known = [parameter.name for parameter in method.parameters]
     for name, setting, _ in _every_settings(recipe):
         parameter = method.parameter(name)

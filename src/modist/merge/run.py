@@ -307,7 +307,7 @@ def _manifest(
     options: dict[str, Any],
     nonfinite: Mapping[str, int],
 ) -> dict[str, Any]:
-    text = prepared.recipe.document.text
+    text, scaling = prepared.recipe.document.text, prepared.plan.scaling
     return {
         "format": 1,
         "versions": versions(),
@@ -316,6 +316,7 @@ def _manifest(
         "seed": report.seed,
         "recipe": {"file": RECIPE_FILE, "sha256": recipe_digest(text), "text": text},
         "options": options,
+        **({} if scaling is None else {"scaling": scaling.record}),
         "inputs": inputs,
         "config_from": prepared.plan.donor.label,
         "parents": [asdict(parent) for parent in report.parents],

@@ -48,6 +48,8 @@ class Choice:
 
 Blend = Callable[["Block"], Floats | Choice]
 Answer = Blend | Copy
+# Scales a merged delta of one block [n], in place, and returns it.
+Scale = Callable[["Block", Floats], Floats]
 
 
 class Block:
@@ -117,6 +119,7 @@ class Tensor:
         values: parameters shared by all inputs, resolved for this tensor.
         each: parameters of each input, resolved for this tensor; the base's entry holds only what bases have.
         seed: of the whole merge.
+        scale: what a method that `scales` applies to a merged delta before it adds the base; see `modist.merge.scaling`.
     """
 
     name: str
@@ -126,6 +129,7 @@ class Tensor:
     values: Mapping[str, Scalar]
     each: Sequence[Mapping[str, Scalar]]
     seed: int = 0
+    scale: Scale = field(default=lambda block, delta: delta, repr=False)
     crew: Crew = field(default_factory=lambda: Crew(1), repr=False)
     block_size: int = BLOCK
     room: int = ROOM

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from modist.errors import RecipeError, nearest
 from modist.recipe.document import Document, Key, parse_document, read_document, short
 from modist.recipe.reference import ModelReference, is_folder
-from modist.recipe.schema import MergeFile, MixtureFile, SliceEntry
+from modist.recipe.schema import MergeFile, MixtureFile, ScalingEntry, SliceEntry
 from modist.recipe.setting import Setting, constant, read_setting
 
 Settings = Mapping[str, Setting]
@@ -40,6 +40,21 @@ class Slice:
 
 
 @dataclass(frozen=True)
+class ScalingOption:
+    """What a recipe's `scaling` asks for.
+
+    Attributes:
+        kind: `aim` or `fisher`.
+        statistics: the file that holds them.
+        omega: of `aim`, 0 to 1; None where the recipe leaves it out.
+    """
+
+    kind: str
+    statistics: Path
+    omega: float | None = None
+
+
+@dataclass(frozen=True)
 class Recipe:
     """A validated recipe, whichever dialect it was written in.
 
@@ -50,6 +65,7 @@ class Recipe:
         parameters: settings for the whole recipe, lowest in precedence.
         dtype: of the output, or None to keep the stored one.
         model_kwargs: for loading an expert when it is run; never obeyed for `trust_remote_code`.
+        scaling: how the merged delta is scaled, or None.
         document: the YAML it came from.
     """
 
@@ -60,6 +76,7 @@ class Recipe:
     dtype: str | None
     document: Document = field(repr=False)
     model_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    scaling: ScalingOption | None = None
 
     @property
     def models(self) -> tuple[ModelReference, ...]:
@@ -104,11 +121,12 @@ def read_recipe(document: Document) -> Recipe:
     if not isinstance(data, dict):
         raise document.error("a recipe is a mapping of keys, such as 'experts' and 'weights', or 'models' and 'merge_method'")
     if "experts" in data or ("weights" in data and "merge_method" not in data):
-        return _read_mixture(document, _validate(document, MixtureFile))
-    return _read_merge(document, _validate(document, MergeFile))
+        return _read_mixture(document, validate(document, MixtureFile))
+    return _read_merge(document, validate(document, MergeFile))
 
 
-def _validate(document: Document, model: type[T]) -> T:
+def validate(document: Document, model: type[T]) -> T:
+    """A document as an object of a schema; RecipeError with line, key and the nearest right one where it does not fit."""
     try:
         return model.model_validate(document.data)
     except ValidationError as error:
@@ -163,7 +181,8 @@ def _allowed(model: type[BaseModel], location: tuple[Key, ...]) -> list[str]:
                 node = option["items"]
         if "$ref" in node:
             node = definitions[node["$ref"].rsplit("/", 1)[-1]]
-    return list(node.get("properties", {}))
+    optional = [definitions[part["$ref"].rsplit("/", 1)[-1]] for part in node.get("anyOf", []) if "$ref" in part]
+    return [name for part in (node, *optional) for name in part.get("properties", {})]
 
 
 def _reference(document: Document, text: str, path: tuple[Key, ...]) -> ModelReference:
@@ -250,7 +269,30 @@ def _read_merge(document: Document, file: MergeFile) -> Recipe:
         parameters=_read_settings(document, file.parameters, ("parameters",)),
         dtype=file.out_dtype or file.dtype,
         document=document,
+        scaling=_read_scaling(document, file.scaling),
     )
+
+
+def _read_scaling(document: Document, entry: ScalingEntry | None) -> ScalingOption | None:
+    if entry is None:
+        return None
+    if entry.kind != "aim" and entry.omega is not None:
+        raise document.error(f"omega belongs to 'kind: aim'; {entry.kind!r} has none", "scaling", "omega")
+    # As models are: from here, or from where the recipe lies.
+    places = [Path(entry.statistics), Path(document.name).parent / entry.statistics]
+    for place in places:
+        if _is_file(place):
+            return ScalingOption(entry.kind, place, entry.omega)
+    known = [path.name for place in places if is_folder(str(place.parent)) for path in place.parent.glob("*.safetensors")]
+    close = nearest(places[0].name, known) or "; modist statistics makes it"
+    raise document.error(f"there is no file {entry.statistics!r}{close}", "scaling", "statistics")
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def _refuse_what_comes_later(document: Document, file: MergeFile) -> None:

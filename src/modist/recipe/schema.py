@@ -83,8 +83,18 @@ class SliceEntry(_Strict):
     parameters: Settings | None = None
 
 
+class ScalingEntry(_Strict):
+    """How strongly the merged delta enters, by statistics of the base: modist's own, beside mergekit's keys."""
+
+    kind: Literal["aim", "fisher"]
+    statistics: str = Field(description="a safetensors file that `modist statistics` wrote for the base")
+    omega: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), BeforeValidator(_number)] | None = Field(
+        None, description="aim: the share of the delta that the busiest input channel keeps; 0.4 where it is left out"
+    )
+
+
 class MergeFile(_Strict):
-    """A merge in mergekit's dialect."""
+    """A merge in mergekit's dialect, and `scaling`."""
 
     merge_method: str
     models: list[ModelEntry] | None = Field(None, min_length=1)
@@ -92,6 +102,7 @@ class MergeFile(_Strict):
     modules: dict[str, Any] | None = None
     base_model: str | None = None
     parameters: Settings | None = None
+    scaling: ScalingEntry | None = Field(None, description="for methods of task vectors only")
     dtype: Dtype | None = Field(None, description="the dtype of the output; inputs are never rounded to it")
     out_dtype: Dtype | None = Field(None, description="the dtype of the output where it differs from dtype")
     tokenizer_source: str | None = None

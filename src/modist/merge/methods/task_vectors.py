@@ -6,6 +6,8 @@
     s       = sign(sum_i w_i delta_i)            where signs are elected (TIES)
     theta   = base + lambda * sum_i w_i delta_i [sign agrees] / sum_i w_i [sign agrees]    divided where `normalize`
 
+What is added to the base is scaled once more where a recipe has `scaling` (see `modist.merge.scaling`).
+
 Sources: Ilharco et al. 2023 (arXiv 2212.04089), section 2; Yadav et al. 2023, TIES (2306.01708), algorithm 1; Yu et al. 2024,
 DARE (2311.03099), eq. 2-3.  Rescaling matches the L1 norm of the whole tensor, mergekit's rule, where the DARE paper divides
 by the density; the two agree in expectation.
@@ -110,6 +112,7 @@ def merge(tensor: Tensor, how: Composition) -> Answer:
         merged = _elected(block, tensor, moved, scales, deltas) if how.elect else _summed(deltas)
         if scale != 1:
             np.multiply(merged, scale, out=merged)
+        merged = tensor.scale(block, merged)
         np.add(merged, block.base, out=merged)
         return merged
 
@@ -180,6 +183,7 @@ def _method(name: str, summary: str, source: str, how: Composition, *, normalize
         reports="delta",
         contributes=lambda tensor, index: index == tensor.base or tensor.number("weight", index) != 0,
         warns=_warns,
+        scales=True,
     )
 
 
