@@ -4,7 +4,23 @@ from __future__ import annotations
 
 import typer
 
-from modist.cli import benchmarks, chat, eval, generate, grade, inspect, merge, methods, recipe, score, study, verify
+from modist.cli import (
+    benchmarks,
+    chat,
+    eval,
+    generate,
+    grade,
+    inspect,
+    merge,
+    methods,
+    recipe,
+    recommend,
+    score,
+    search,
+    statistics,
+    study,
+    verify,
+)
 from modist.version import VERSION
 
 app = typer.Typer(
@@ -23,6 +39,9 @@ app.command("chat")(chat.chat_command)
 app.command("eval")(eval.eval_command)
 app.command("grade")(grade.grade_command)
 app.command("study")(study.study_command)
+app.add_typer(search.search_app, name="search")
+app.command("recommend")(recommend.recommend_command)
+app.command("statistics")(statistics.statistics_command)
 app.command("inspect")(inspect.inspect_command)
 app.command("verify")(verify.verify_command)
 app.command("methods")(methods.methods_command)
