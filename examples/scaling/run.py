@@ -23,15 +23,19 @@ sys.path.insert(0, str(EXPERTS))
 SETS = ("general", "math")
 TEXTS = 256
 # Task arithmetic and TIES as MergeBench has them (arXiv 2505.10833); DARE keeps half, for a tenth of so small a model is noise.
+# Embeddings, which are the head here too, stay the base's: what Fisher does first of all, so it is looked at alone.
+SPARED = {"filter": "embed_tokens", "value": 0.0}
 RECIPES = {
     "linear": ("linear", {"weight": 0.5}, None),
     "task arithmetic": ("task_arithmetic", {"weight": 0.4}, None),
     "task arithmetic + AIM": ("task_arithmetic", {"weight": 0.4}, "aim"),
     "task arithmetic + Fisher": ("task_arithmetic", {"weight": 0.4}, "fisher"),
+    "task arithmetic, embeddings spared": ("task_arithmetic", {"weight": [SPARED, {"value": 0.4}]}, None),
     "DARE": ("dare_linear", {"weight": 0.4, "density": 0.5}, None),
     "TIES": ("ties", {"weight": 1.0, "density": 0.3}, None),
     "TIES + AIM": ("ties", {"weight": 1.0, "density": 0.3}, "aim"),
     "TIES + Fisher": ("ties", {"weight": 1.0, "density": 0.3}, "fisher"),
+    "TIES, embeddings spared": ("ties", {"weight": [SPARED, {"value": 1.0}], "density": 0.3}, None),
 }
 
 

@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from modist.errors import RecipeError, UserError
-from modist.merge import merge, method, methods
+from modist.merge import merge, method
+from modist.merge.method import methods
 from tests.tiny_models import Trio, plain_trio, read_folder
 
 DOCS = Path(__file__).parents[2] / "docs"

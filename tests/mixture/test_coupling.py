@@ -221,6 +221,8 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> Any:
     home = tmp_path_factory.mktemp("pairs")
 
     def load(pair: str, weights: tuple[float, float], dtype: str) -> Experts:
+        if not PAIRS[pair][0].is_dir():
+            pytest.skip("the shared models are not here")
         if (pair, dtype) not in kept:
             listed = [{"source_model": folder} for folder in PAIRS[pair]]
             path = write_recipe(home / f"{pair}.yml", {"experts": listed, "weights": [0.5, 0.5]})

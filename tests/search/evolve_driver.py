@@ -11,6 +11,7 @@ import random
 import sys
 import time
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,8 @@ def go(
 
 
 def main(wanted: dict[str, Any]) -> None:
+    # Seconds, which are no part of the search.
+    import_module("cma")
     print("begun", flush=True)
     pool = FakePool(pause=wanted.get("pause", 0.0), shuffled=wanted.get("told") == "shuffled")
     one, two = go(Path(wanted["folder"]), pool, wanted.get("genes", 4), wanted.get("budget", 60))

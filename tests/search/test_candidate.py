@@ -127,6 +127,30 @@ def test_the_recipe_itself_where_it_is_no_candidate(trios: Callable[[str], Trio]
     assert workshop.touched == len(workshop.genome.plan.tensors)
 
 
+def test_workers_elsewhere_have_the_same_genome(
+    trios: Callable[[str], Trio], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import pickle
+    from functools import partial
+
+    from modist.search.candidate import open_workshop
+    from modist.search.genes import open_genome
+    from modist.search.written import recipe_text
+
+    trio = trios("llama")
+    made = recipe(trio, "ties", parameters={"lambda": [{"filter": "mlp", "value": 0.5}, {"value": [0.8, 1.2]}]})
+    made["models"][0] = {"model": "one", "parameters": {"weight": [0.2, 0.4], "density": 0.5}}
+    monkeypatch.chdir(trio.base.parent)
+    here = open_genome(write_recipe(tmp_path / "r.yml", made), GRAIN)
+    sent = pickle.dumps(partial(open_workshop, recipe_text(here.plan), here.settings, "auto", 1, (), False))
+    monkeypatch.chdir(tmp_path)
+    there = pickle.loads(sent)("cpu")
+    assert there.genome.identity == here.identity
+    vector = here.vector(np.random.default_rng(3).random(len(here)))
+    there.merge(vector)
+    same(there, written(there, vector, tmp_path / "w"), widened=False)
+
+
 def test_the_live_model_says_what_the_written_one_says(trios: Callable[[str], Trio], tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 

@@ -68,8 +68,9 @@ class Task:
 class Played:
     """Workers of which one does one thing at each wait: it comes up, or the newest task is done as `fate` says."""
 
-    def __init__(self, fate: Callable[[Task], Any] = lambda task: None) -> None:
+    def __init__(self, fate: Callable[[Task], Any] = lambda task: None, newest: bool = True) -> None:
         self.fate = fate
+        self.order = 1 if newest else -1
         self.started = 0
         self.stopped: list[int] = []
         self.tasks: list[Task] = []
@@ -95,7 +96,7 @@ class Played:
     def wait(self, tasks: Sequence[Task], seconds: float) -> Task | None:
         assert tasks
         ready = [task for task in tasks if self.fate(task) != "never"]
-        return max(ready, key=lambda task: (task.vector is None, self.tasks.index(task))) if ready else None
+        return max(ready, key=lambda task: (task.vector is None, self.order * self.tasks.index(task))) if ready else None
 
     def result(self, task: Task) -> Any:
         fate = self.fate(task)
@@ -211,16 +212,18 @@ def test_nobody_comes_up(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(("status", "kind"), [(2, UserError), (1, SearchError)])
-def test_a_failing_candidate_is_not_tried_again(status: int, kind: type[ModistError]) -> None:
-    failure = Failure("nobody can merge that", status)
-    played = Played(lambda task: failure if task.vector == 3.0 else None)
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_failing_candidate_is_not_tried_again(status: int, kind: type[ModistError], lost: bool) -> None:
+    fates: dict[float | None, Any] = {3.0: Failure("nobody can merge that", status), 4.0: LostError("killed") if lost else None}
+    played = Played(lambda task: fates.get(task.vector), newest=False)
     pool = ClusterPool(played, 2)
     with pytest.raises(kind, match=r"^nobody can merge that$"):
         pool.scores(VECTORS)
-    assert [vector for _, vector in played.log].count(3.0) == 1
-    # What the other worker was at is nobody's, and its score, or its loss, does not turn up among the next ones.
+    assert [vector for _, vector in played.log] == [0.0, 1.0, 2.0, 3.0, 4.0]
+    # What the other worker was at is nobody's: its score, or its loss, does not turn up among the next ones.
     assert pool.scores([np.array([10.0]), np.array([11.0])]) == [-100.0, -121.0]
-    assert played.started == 2
+    assert [vector for _, vector in played.log][5:] == [10.0, 11.0]
+    assert played.started == 2 + lost
 
 
 def test_a_workshop_that_cannot_be_made_is_an_error_at_once() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ from modist.search.advice import MERGE, MIX, REPORT, check_out, commands, write
 from modist.search.evidence import Measure
 from modist.search.gate_gain import gate_gain
 from modist.search.likelihoods import read_passages, score_passages
-from modist.search.recommend import MIXTURE, Recommendation, recommend, weigh
+from modist.search.recommend import MIXTURE, Recommendation, asked_before, recommend, weigh
 from modist.search.shortlist import shortlist
+from modist.search.sweep import read_development
 from modist.search.trial import Trial, by_row, try_merges
 
 ROOT = Path(__file__).parents[2]
@@ -151,8 +153,6 @@ def test_the_next_commands_can_be_typed(advised: Recommendation) -> None:
 
 
 def test_who_has_no_weight_is_no_part_of_the_mixture(advised: Recommendation) -> None:
-    from dataclasses import replace
-
     found = replace(advised, gate=replace(advised.gate, weights=np.array([0.0, 1.0])))
     assert found.lines()[0].startswith("mix: math 1 --gate")
     recipe = parse_recipe(shlex.split(commands(found)[0])[1])
@@ -161,8 +161,6 @@ def test_who_has_no_weight_is_no_part_of_the_mixture(advised: Recommendation) ->
 
 
 def test_without_chat_templates_one_goes_on_with_a_text(advised: Recommendation) -> None:
-    from dataclasses import replace
-
     inspection = advised.kin.inspection
     bare = replace(inspection, models=tuple(replace(facts, template=None) for facts in inspection.models))
     found = replace(advised, kin=replace(advised.kin, inspection=bare))
@@ -193,8 +191,6 @@ def test_the_files_are_the_recommendation(advised: Recommendation, tmp_path: Pat
 
 
 def test_what_it_says_of_a_merge_and_of_one_alone(advised: Recommendation) -> None:
-    from dataclasses import replace
-
     def with_verdict(kind: str) -> Recommendation:
         verdict = replace(advised.likelihood.verdict, kind=kind)  # type: ignore[arg-type]
         return replace(advised, likelihood=replace(advised.likelihood, verdict=verdict))
@@ -215,8 +211,6 @@ def test_what_it_says_of_a_merge_and_of_one_alone(advised: Recommendation) -> No
 
 
 def test_answers_decide_over_likelihood(advised: Recommendation) -> None:
-    from dataclasses import replace
-
     good, bad = np.arange(50) < 40, np.arange(50) < 10
     answers = weigh(
         Measure.of_questions([50]),
@@ -236,6 +230,18 @@ def test_answers_decide_over_likelihood(advised: Recommendation) -> None:
     assert "60.0 points worse than the merge (38.5 to 81.5)" in lines[place + 1]
     assert lines.index("next:") <= 12
     assert found.as_dict()["accuracy"]["scores"]["ties"] == 0.8
+
+
+def test_questions_that_are_in_the_data_are_said(tmp_path: Path) -> None:
+    passages = read_passages(chats(tmp_path, 10))
+    asked = read_development([str(EXPERTS / "questions" / "math.dev.yml")])
+    said = asked_before(passages, asked, None)
+    assert said is not None and said.startswith("5 of the 10 rows hold questions of the benchmarks")
+    others = [
+        replace(passage, content=[{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}])
+        for passage in passages
+    ]
+    assert asked_before(others, asked, None) is None and asked_before(passages, [], None) is None
 
 
 def test_data_of_one_domain_needs_one_expert(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ def methods_command(
     as_json: bool = typer.Option(False, "--json", help="Print one JSON list."),
 ) -> None:
     """List the merge methods, their parameters, sources and needs."""
-    from modist.merge import find_method, methods
+    from modist.merge.method import find_method, methods
 
     chosen = [find_method(name)] if name else list(methods().values())
     if as_json:

@@ -127,7 +127,7 @@ def search_merge_command(
     }
     measured = _Measured(metric, second, no_second, asking)
     how = (dtype, threads, tuple(allow), trust_remote_code)
-    where = _Here(genome, device, how) if ray is None else _OnRay(recipe, settings, ray, workers, device, how)
+    where = _Here(genome, device, how) if ray is None else _OnRay(genome, ray, workers, device, how)
     plan = {**genome.identity, **settings.identity, **measured.identity, "dtype": dtype}
     began = time.monotonic()
     try:
@@ -223,14 +223,14 @@ class _Here:
 class _OnRay:
     """Candidates are scored by Ray's actors."""
 
-    def __init__(
-        self, recipe: str, settings: SearchSettings, address: str, workers: int | None, device: str | None, how: tuple[Any, ...]
-    ) -> None:
+    def __init__(self, genome: Genome, address: str, workers: int | None, device: str | None, how: tuple[Any, ...]) -> None:
         from modist.search.candidate import open_workshop
+        from modist.search.written import recipe_text
 
         dtype, threads, allow, trust = how
         self._threads = threads or 1
-        self._made = partial(open_workshop, str(Path(recipe).resolve()), settings, dtype, self._threads, allow, trust)
+        # A worker has another working directory, so models are named by whole paths.
+        self._made = partial(open_workshop, recipe_text(genome.plan), genome.settings, dtype, self._threads, allow, trust)
         self._address, self._workers, self._device = address, workers, device or "cpu"
 
     def pool(self, measured: _Measured, split: str) -> Pool:

@@ -1,7 +1,7 @@
 """Merging: tensors of models of one architecture into one checkpoint.  Needs numpy, not torch."""
 
 from modist.merge.compare import ALLOWABLE, Aspect, compare
-from modist.merge.method import Method, Parameter, find_method, methods
+from modist.merge.method import Method, Parameter, find_method
 from modist.merge.plan import Plan, make_plan
 from modist.merge.report import MergeReport
 from modist.merge.run import Watch, merge, prepare
@@ -23,6 +23,5 @@ __all__ = [
     "find_method",
     "make_plan",
     "merge",
-    "methods",
     "prepare",
 ]

@@ -23,7 +23,7 @@ from modist.checkpoint.dtype import FLOATS, HOLDERS, NAMES, TORCH_NAMES, Array, 
 from modist.checkpoint.header import StoredTensor
 from modist.errors import UserError, nearest
 from modist.merge.engine import Engine, Events
-from modist.recipe import Recipe
+from modist.recipe import Recipe, parse_recipe
 from modist.search.genes import open_genome
 from modist.search.genome import Coefficients, Genome, Vector
 from modist.search.settings import SearchSettings
@@ -275,7 +275,13 @@ def open_workshop(
     trust_remote_code: bool,
     device: str,
 ) -> Workshop:
-    """A workshop from plain data, which workers elsewhere can be sent."""
+    """A workshop from plain data, which workers elsewhere can be sent.
+
+    Args:
+        recipe: its YAML, models named by whole paths (`recipe_text` of a genome's plan).
+        settings, dtype, threads, allow, trust_remote_code, device: as `Workshop`.
+    """
+    read = parse_recipe(recipe, "the recipe")
     return Workshop(
-        recipe, settings, device=device, dtype=dtype, threads=threads, allow=allow, trust_remote_code=trust_remote_code
+        read, settings, device=device, dtype=dtype, threads=threads, allow=allow, trust_remote_code=trust_remote_code
     )

@@ -25,7 +25,7 @@ from modist.search.evidence import Difference, Measure, Values
 from modist.search.gate_fit import GateFit, Timeline, fit_gate
 from modist.search.gate_gain import deal, gated_log_probs
 from modist.search.kin import Kin, look
-from modist.search.likelihoods import Likelihoods, read_passages
+from modist.search.likelihoods import Likelihoods, Passage, read_passages
 from modist.search.mixture import MixtureSearch, solve
 from modist.search.shortlist import CheapMerge, shortlist
 from modist.search.simplex import token_log_probs
@@ -246,7 +246,8 @@ def recommend(
             scored = trial.experts(kin.models)
         found = scored.likelihoods
         with clock("weights"):
-            notes = (*((overlap,) if overlap else ()), *scored.notes)
+            seen = asked_before(passages, asked, benchmark_data)
+            notes = (*(note for note in (overlap, seen) if note), *scored.notes)
             folds = min(FOLDS, len(passages))
             solved = solve(found, scored.weights, folds=folds, seed=seed, gate=False, notes=notes, advance=advance)
             static, gated, gate = predicted(found, solved, seed, tell)
@@ -328,6 +329,19 @@ def _read(benchmarks: Sequence[str], data: Path | None) -> list[Benchmark]:
     from modist.search.sweep import read_development
 
     return read_development(benchmarks, data)
+
+
+def asked_before(passages: Sequence[Passage], benchmarks: Sequence[Benchmark], data: Path | None) -> str | None:
+    """What rows to which the weights are fitted have in common with the questions that decide, in words, or None."""
+    from modist.search.disjoint import HeldOut, benchmark_samples, passage_sample
+
+    asked = HeldOut()
+    for benchmark in benchmarks:
+        asked.add(benchmark.name, benchmark_samples(benchmark, data))
+    count = sum(asked.find(passage_sample(passage)) is not None for passage in passages)
+    if not count:
+        return None
+    return f"{count:,} of the {len(passages):,} rows hold questions of the benchmarks: weights were fitted to these"
 
 
 class _Clock:

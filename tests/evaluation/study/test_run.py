@@ -170,7 +170,7 @@ def test_a_study_from_its_yaml_to_its_page(tmp_path: Path, world: World) -> None
     for name in ("index.html", "table.md", "table.tex", "table.csv", "table.txt", "results.json"):
         assert (tmp_path / "out" / name).stat().st_size > 500, name
     page = (tmp_path / "out" / "index.html").read_text()
-    assert page.count("<img ") == 2 and "A study of fakes" in page and "lambda = " in page and "nobody" in page
+    assert page.count("<img ") == 3 and "A study of fakes" in page and "lambda = " in page and "nobody" in page
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert [row["label"] for row in results["rows"]] == [entry.label for entry in outcome.entries]
     cell = next(row for row in published.table.rows if row.name == "Half").cells[0]
