@@ -22,14 +22,18 @@ import json
 import os
 import platform
 import random
+import resource
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import partial
+from operator import add
 from pathlib import Path
 from typing import Any
 
@@ -92,10 +96,30 @@ def vectors(workshop: Workshop, count: int, seed: int = 0) -> list[np.ndarray]:
     return [genome.vector(0.1 + 0.8 * drawn.random(len(genome))) for _ in range(count)]
 
 
-def seconds_of(work: Any, *given: Any) -> tuple[float, Any]:
-    began = time.perf_counter()
-    found = work(*given)
-    return time.perf_counter() - began, found
+@dataclass
+class Took:
+    """Seconds of a clock on the wall, and of all processors in this process and the children it waited for."""
+
+    wall: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+
+    @contextmanager
+    def measured(self) -> Iterator[None]:
+        began = time.perf_counter(), _cpu()
+        yield
+        self.wall.append(time.perf_counter() - began[0])
+        self.cpu.append(_cpu() - began[1])
+
+    def __add__(self, other: Took) -> Took:
+        return Took(list(map(add, self.wall, other.wall)), list(map(add, self.cpu, other.cpu)))
+
+    def as_dict(self) -> dict[str, float]:
+        return {"seconds": median(self.wall), "cpu_seconds": median(self.cpu)}
+
+
+def _cpu() -> float:
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in used)
 
 
 def median(numbers: Sequence[float]) -> float:
@@ -115,49 +139,51 @@ def candidate(method: str, folder: Path, data: Path, rounds: int, mergekit: str 
     workshop, metric = Workshop(recipe, SETTINGS, device="cpu", threads=threads), metric_of(data)
     tried = vectors(workshop, rounds + 1)
     score_one(workshop, metric, tried[0])
-    merging, scoring, ours = [], [], []
-    for vector in tried[1:]:
-        took, model = seconds_of(workshop.merge, vector)
-        merging.append(took)
-        took, score = seconds_of(metric, model, workshop.tokenizer)
-        scoring.append(took)
-        ours.append(score)
-    whole = [sum(pair) for pair in zip(merging, scoring, strict=True)]
-    found: dict[str, Any] = {
-        "genes": len(workshop.genome),
-        "tensors_changed": workshop.touched,
-        "seconds": median(whole),
-        "merge_seconds": median(merging),
-        "likelihood_seconds": median(scoring),
-    }
-    if mergekit is None:
-        return found
+    merging, scoring, writing, loading, again = (Took() for _ in range(5))
+    differences = []
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    steps: dict[str, list[float]] = {"mergekit": [], "load": [], "likelihood": []}
-    theirs = []
+    written, out = folder / "candidate.yml", folder / "candidate"
+    # In turn, so that whatever else the machine does meets both.
     for vector in tried[1:]:
-        written, out = folder / "candidate.yml", folder / "candidate"
+        with merging.measured():
+            model = workshop.merge(vector)
+        with scoring.measured():
+            ours = metric(model, workshop.tokenizer)
+        if mergekit is None:
+            continue
         written.write_text(for_mergekit(workshop.genome.recipe(vector)))
         command = [mergekit, str(written), str(out), "--no-copy-tokenizer", "--quiet"]
-        took, done = seconds_of(partial(subprocess.run, command, capture_output=True, text=True, env=environment))
+        with writing.measured():
+            done = subprocess.run(command, capture_output=True, text=True, env=environment)
         if done.returncode:
             sys.exit(f"{method}: mergekit failed: {done.stderr[-1000:]}")
-        steps["mergekit"].append(took)
         # mergekit copies the tokenizer itself where it may; here it is spared that.
         for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
             shutil.copy(EXPERTS / "base" / file, out / file)
-        took, (model, tokenizer) = seconds_of(
-            lambda out=out: (load_model("candidate", out, dtype="float32"), load_tokenizer(out))
-        )
-        steps["load"].append(took)
-        took, score = seconds_of(metric, model, tokenizer)
-        steps["likelihood"].append(took)
-        theirs.append(score)
+        with loading.measured():
+            model, tokenizer = load_model("candidate", out, dtype="float32"), load_tokenizer(out)
+        with again.measured():
+            theirs = metric(model, tokenizer)
+        differences.append(abs(ours - theirs))
         shutil.rmtree(out)
-    whole = [sum(parts) for parts in zip(*steps.values(), strict=True)]
-    found["through_mergekit"] = {"seconds": median(whole)} | {f"{name}_seconds": median(each) for name, each in steps.items()}
-    found["largest_difference_nats"] = max(abs(one - two) for one, two in zip(ours, theirs, strict=True))
-    found["ratio"] = round(found["through_mergekit"]["seconds"] / found["seconds"], 2)
+    whole = merging + scoring
+    found: dict[str, Any] = {
+        "genes": len(workshop.genome),
+        "tensors_changed": workshop.touched,
+        "in_memory": {**whole.as_dict(), "merge": merging.as_dict(), "likelihood": scoring.as_dict()},
+    }
+    if mergekit is None:
+        return found
+    slow = writing + loading + again
+    found["through_mergekit"] = {
+        **slow.as_dict(),
+        "mergekit": writing.as_dict(),
+        "load": loading.as_dict(),
+        "likelihood": again.as_dict(),
+    }
+    found["largest_difference_nats"] = max(differences)
+    found["ratio"] = round(median(slow.wall) / median(whole.wall), 2)
+    found["cpu_ratio"] = round(median(slow.cpu) / median(whole.cpu), 2)
     found["reached"] = found["ratio"] >= TARGET_RATIO
     return found
 
@@ -240,8 +266,10 @@ def workers(folder: Path, data: Path, rounds: int, count: int) -> dict[str, Any]
             make = partial(workshop_of, recipe)
             with RayPool(make, partial(metric_of, data), workers=number, threads=1) as pool:
                 pool.scores(tried[: 2 * number])  # all are up, and have read the data
-                took, scores[number] = seconds_of(pool.scores, tried)
-            rates[number].append(60 * count / took)
+                took = Took()
+                with took.measured():
+                    scores[number] = pool.scores(tried)
+            rates[number].append(60 * count / took.wall[0])
     ratio = median(rates[2]) / median(rates[1])
     return {
         "candidates": count,
