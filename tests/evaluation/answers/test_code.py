@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from pathlib import Path
@@ -92,6 +93,14 @@ def test_nothing_but_the_tests_passes(source: str) -> None:
     outcome = run(source)
     assert not outcome.passed
     assert outcome.note
+
+
+def test_a_parent_with_many_open_files_changes_nothing() -> None:
+    with contextlib.ExitStack() as files:
+        for _ in range(90):
+            files.enter_context(open(os.devnull))
+        assert run(RIGHT).passed
+        assert not run("import os\nos.closerange(0, 64)\n" + RIGHT).passed
 
 
 @pytest.mark.parametrize(

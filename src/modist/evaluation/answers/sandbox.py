@@ -36,7 +36,7 @@ _CHANGES = {
 
 
 def main() -> None:
-    report, token = int(sys.argv[1]), int(sys.argv[2])
+    report, token = _lowest(int(sys.argv[1])), _lowest(int(sys.argv[2]))
     spec = json.loads(sys.stdin.buffer.read())
     nothing = os.open(os.devnull, os.O_RDWR)
     for number in (0, 1, 2):
@@ -45,6 +45,13 @@ def main() -> None:
     # A process namespace begins with the next child.  That one only waits: a namespace ends with its first process, and a
     # first process does not die of signals as others do.
     _in_child(lambda: _first(spec, walls, report, token))
+
+
+def _lowest(number: int) -> int:
+    """The same pipe under the lowest free number: what the parent has open must not decide what an answer reaches."""
+    low = os.dup(number)
+    os.close(max(low, number))
+    return min(low, number)
 
 
 def _in_child(work: Any) -> None:
