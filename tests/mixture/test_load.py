@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from modist.errors import CheckpointError, RecipeError, UserError
-from modist.mixture.load import assemble, choose_device, load_experts
+from modist.mixture.load import assemble, load_experts
+from modist.mixture.placement import choose_device
 from modist.mixture.sharing import held_bytes, share_equal_tensors
 from modist.mixture.weights import check_weights
 from modist.recipe import Recipe, load_recipe

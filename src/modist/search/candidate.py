@@ -228,7 +228,8 @@ def live_model(
     for package in ("torch", "transformers"):
         if find_spec(package) is None:
             raise UserError(f"candidates are scored alive, which needs {package}: pip install 'modist[search]'")
-    from modist.mixture.load import choose_device, load_model, load_tokenizer
+    from modist.mixture.load import load_model, load_tokenizer
+    from modist.mixture.placement import choose_device
 
     check_dtype(dtype)
     place = choose_device(device or "cuda", lambda line: None)

@@ -218,7 +218,8 @@ def _folder(model: str, trust_remote_code: bool) -> tuple[Path, str]:
 
 
 def _live(label: str, folder: Path, device: str | None, dtype: str, trust_remote_code: bool) -> Any:
-    from modist.mixture.load import choose_device, load_model
+    from modist.mixture.load import load_model
+    from modist.mixture.placement import choose_device
 
     known = ("float32", "bfloat16", "float16", "float64")
     if dtype not in known:

@@ -68,7 +68,7 @@ class Trial:
 
     def run_on(self) -> dict[str, Any]:
         """Device, dtype and trust, as loaders take them."""
-        from modist.mixture.load import choose_device
+        from modist.mixture.placement import choose_device
 
         device = choose_device(self.device or "cuda", self.say if self.device else lambda line: None)
         dtype = self.dtype or ("float32" if device == "cpu" else "auto")

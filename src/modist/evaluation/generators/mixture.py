@@ -94,7 +94,8 @@ class MixtureGenerator:
         self.notes: list[str] = []
         recipe, saved_law = _read(model)
         from modist.mixture.gate import Gate
-        from modist.mixture.load import choose_device, load_experts
+        from modist.mixture.load import load_experts
+        from modist.mixture.placement import choose_device
 
         self._gate = Gate(gate, discount, stride, gate_prompt)
         self._law = saved_law if saved_law and law == LAWS[0] else law

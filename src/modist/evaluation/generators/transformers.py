@@ -83,7 +83,8 @@ class TransformersGenerator:
             CheckpointError, HubError: it is damaged, or cannot be had.
         """
         require("transformers", "torch", "transformers")
-        from modist.mixture.load import choose_device, load_model, load_tokenizer
+        from modist.mixture.load import load_model, load_tokenizer
+        from modist.mixture.placement import choose_device
 
         self.notes: list[str] = []
         if dtype is not None and dtype not in _DTYPES:
