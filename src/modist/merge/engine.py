@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from modist.checkpoint.dtype import HOLDERS, Array, all_finite, narrow, widen
+from modist.checkpoint.dtype import HOLDERS, Array, all_finite, narrow
 from modist.checkpoint.header import StoredTensor
 from modist.checkpoint.shards import ShardFiles
 from modist.errors import MergeError, UserError
@@ -150,10 +150,7 @@ class Engine:
 
     @staticmethod
     def _converted(block: Block, index: int, dtype: str) -> Array:
-        source = block.tensor.sources[index]
-        own = source.checkpoint.tensors[source.name].dtype
-        stored = block.stored(index)
-        return stored if own == dtype else narrow(widen(stored, own), dtype)
+        return block.tensor.sources[index].converted(block.start, block.stop, dtype)
 
     def _chosen(self, block: Block, choice: Choice, planned: PlannedTensor, dtype: str) -> Array:
         counts = np.bincount(choice.inputs, minlength=len(planned.used))
@@ -178,7 +175,7 @@ class Engine:
             block.note("nonfinite", 1)
             return
         for index, source in enumerate(planned.tensor.sources):
-            if planned.used[index] and not all_finite(block.stored(index), source.checkpoint.tensors[source.name].dtype):
+            if planned.used[index] and not source.finite(block.start, block.stop):
                 self._refuse_input(planned, index)
         raise Nonfinite(
             f"tensor {planned.name!r} overflows {dtype} although its inputs are finite; choose a wider dtype, or"

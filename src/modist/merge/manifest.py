@@ -48,6 +48,7 @@ def fingerprint(plan: Plan, seed: int, inputs: list[dict[str, Any]], options: Ma
             list(planned.tensor.shape),
             dict(planned.tensor.values),
             [dict(each) for each in planned.tensor.each],
+            [[source.model, source.name, *source.identity] for source in planned.tensor.sources],
         ]
         for planned in plan.tensors
     ]

@@ -11,7 +11,8 @@ from modist.checkpoint.folder import Checkpoint
 from modist.errors import UserError, nearest
 from modist.merge.method import Method, Parameter, find_method, methods
 from modist.merge.scaling import Scaling, attach_scaling
-from modist.merge.tensor import Tensor, TensorSource
+from modist.merge.source import open_source
+from modist.merge.tensor import Tensor
 from modist.recipe import Key, Recipe, Scalar, Setting, Slice, Source
 
 _LAYER = re.compile(r"\.(\d+)\.")
@@ -110,7 +111,7 @@ class Plan:
     def read_bytes(self) -> int:
         """Bytes of the inputs that take part; surveys read some of them twice, from memory as a rule."""
         return sum(
-            source.checkpoint.tensors[source.name].nbytes
+            source.nbytes
             for planned in self.tensors
             for source, used in zip(planned.tensor.sources, planned.used, strict=True)
             if used
@@ -122,7 +123,7 @@ class Plan:
         return sum(
             planned.tensor.size * size.get(planned.dtype, 1)
             if planned.dtype in FLOATS
-            else planned.tensor.sources[self.lead].checkpoint.tensors[planned.name].nbytes
+            else planned.tensor.sources[self.lead].nbytes
             for planned in self.tensors
         )
 
@@ -393,7 +394,7 @@ def _plan_tensor(
                 if parameter.scope == "input" or (parameter.scope == "other" and index != base)
             }
         )
-    sources = [TensorSource(checkpoint, _stored_name(checkpoint, name), checkpoint.label) for checkpoint in inputs]
+    sources = [open_source(checkpoint, _stored_name(checkpoint, name)) for checkpoint in inputs]
     stored = inputs[lead].tensors[sources[lead].name]
     tensor = Tensor(name, stored.shape, sources, base, shared, each, seed)
     if stored.dtype not in FLOATS or _BUFFER.search(name):
@@ -415,20 +416,19 @@ def _check_presence(plan: Plan) -> None:
         for source, used in zip(planned.tensor.sources, planned.used, strict=True):
             if not used:
                 continue
-            stored = source.checkpoint.tensors.get(source.name)
             lead = plan.inputs[plan.lead].label
-            if stored is None:
+            if not source.present:
                 raise UserError(
                     f"{source.model}: has no tensor {source.name!r}, which {lead} has: these are models of different"
                     " architectures, which can be mixed or fused, not merged"
                 )
-            if stored.shape != planned.tensor.shape:
+            if source.shape != planned.tensor.shape:
                 raise UserError(
-                    f"{source.model}: tensor {source.name!r} has the shape {list(stored.shape)}, in {lead} it is"
+                    f"{source.model}: tensor {source.name!r} has the shape {list(source.shape)}, in {lead} it is"
                     f" {list(planned.tensor.shape)}: only tensors of one shape can be merged"
                 )
-            if stored.dtype not in FLOATS and not planned.copied:
-                raise UserError(f"{source.model}: tensor {source.name!r} has the dtype {stored.dtype}, not a float")
+            if source.dtype not in FLOATS and not planned.copied:
+                raise UserError(f"{source.model}: tensor {source.name!r} has the dtype {source.dtype}, not a float")
 
 
 def left_out(plan: Plan, index: int) -> list[str]:
