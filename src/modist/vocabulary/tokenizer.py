@@ -140,12 +140,12 @@ def make_tokenizer(data: Mapping[str, Any], config: Mapping[str, Any], label: st
 def loaded_ids(words: Mapping[str, int], contents: Iterable[str]) -> dict[str, int]:
     """The ids the tokenizers library gives to added tokens, in their order, whatever the file states."""
     numbers: dict[str, int] = {}
-    most, size = -1, len(words)
+    following = len(words)
     for content in contents:
-        if content not in numbers:
-            known = words.get(content)
-            numbers[content] = known if known is not None else max(most + 1, size) if numbers else size
-        most = max(most, numbers[content])
+        if content in words:
+            numbers[content] = words[content]
+        elif content not in numbers:
+            numbers[content], following = following, following + 1
     return numbers
 
 
