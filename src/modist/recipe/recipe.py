@@ -15,6 +15,7 @@ from modist.recipe.document import Document, Key, parse_document, read_document,
 from modist.recipe.reference import ModelReference, is_folder
 from modist.recipe.schema import MergeFile, MixtureFile, ScalingEntry, SliceEntry
 from modist.recipe.setting import Setting, constant, read_setting
+from modist.recipe.vocabulary import TokenizerOption, read_tokenizer_option
 
 Settings = Mapping[str, Setting]
 T = TypeVar("T", bound=BaseModel)
@@ -66,6 +67,8 @@ class Recipe:
         dtype: of the output, or None to keep the stored one.
         model_kwargs: for loading an expert when it is run; never obeyed for `trust_remote_code`.
         scaling: how the merged delta is scaled, or None.
+        tokenizer: whose tokenizer the result carries, or None for the donor's as it is.
+        chat_template: `auto`, a template's name, or the template itself; None for the tokenizer's own.
         document: the YAML it came from.
     """
 
@@ -77,6 +80,8 @@ class Recipe:
     document: Document = field(repr=False)
     model_kwargs: Mapping[str, Any] = field(default_factory=dict)
     scaling: ScalingOption | None = None
+    tokenizer: TokenizerOption | None = None
+    chat_template: str | None = None
 
     @property
     def models(self) -> tuple[ModelReference, ...]:
@@ -270,6 +275,8 @@ def _read_merge(document: Document, file: MergeFile) -> Recipe:
         dtype=file.out_dtype or file.dtype,
         document=document,
         scaling=_read_scaling(document, file.scaling),
+        tokenizer=read_tokenizer_option(document, file.tokenizer_source, file.tokenizer, _reference),
+        chat_template=file.chat_template,
     )
 
 
@@ -298,15 +305,6 @@ def _is_file(path: Path) -> bool:
 def _refuse_what_comes_later(document: Document, file: MergeFile) -> None:
     if file.modules is not None:
         raise document.error("merging by modules (vision and text towers) is not supported", "modules")
-    if file.tokenizer_source not in (None, "base"):
-        raise document.error(
-            f"{file.tokenizer_source!r} is not supported yet; the result carries the base's tokenizer ('base')",
-            "tokenizer_source",
-        )
-    if file.tokenizer is not None and file.tokenizer != {"source": "base"}:
-        raise document.error("only 'source: base' is supported yet; the result carries the base's tokenizer", "tokenizer")
-    if file.chat_template is not None:
-        raise document.error("not supported yet; the result carries the base's chat template", "chat_template")
 
 
 def _read_slice(document: Document, entry: SliceEntry, path: tuple[Key, ...]) -> Slice:
