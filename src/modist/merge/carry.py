@@ -10,6 +10,7 @@ from typing import Any
 from modist.checkpoint.dtype import TORCH_NAMES
 from modist.checkpoint.folder import Checkpoint
 from modist.errors import CheckpointError
+from modist.merge.layer_lists import restack
 from modist.merge.plan import Plan
 
 CARRIED = (
@@ -28,7 +29,7 @@ _CARRIED_SUFFIXES = (".model", ".tiktoken")
 
 
 def patched_config(plan: Plan) -> str:
-    """The donor's config.json with the result's dtype and tying, and no path of the donor's machine."""
+    """The donor's config.json with the result's dtype, layers and tying, and no path of the donor's machine."""
     config: dict[str, Any] = json.loads(json.dumps(plan.donor.config))
     counts: Counter[str] = Counter()
     for planned in plan.tensors:
@@ -42,6 +43,8 @@ def patched_config(plan: Plan) -> str:
             for key in keys or (["dtype"] if part is config else []):
                 part[key] = main
     config.pop("_name_or_path", None)
+    if plan.origins is not None:
+        restack(config, plan.donor, plan.origins)
     if plan.untied:
         (config["text_config"] if isinstance(config.get("text_config"), dict) else config)["tie_word_embeddings"] = False
     return json.dumps(config, indent=2) + "\n"

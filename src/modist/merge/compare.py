@@ -16,7 +16,8 @@ from typing import Any, Literal
 
 from modist.checkpoint.folder import Checkpoint, read_json
 from modist.errors import CheckpointError, UserError
-from modist.merge.plan import HEAD, Plan, embedding_name, left_out, text_config
+from modist.merge.layer import text_config
+from modist.merge.plan import HEAD, Plan, embedding_name, left_out
 from modist.vocabulary.tokens import token_map
 
 ALLOWABLE = {
