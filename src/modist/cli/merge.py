@@ -166,7 +166,7 @@ def _show_dry_run(prepared: Prepared, memory: int, threads: int, as_json: bool) 
         "threads": workers,
         "tensors": len(plan.tensors),
         "tensors_of_several": len(merged),
-        "tensors_by_parent": {name: sum(p.used[index] for p in plan.tensors) for index, name in enumerate(plan.names)},
+        "tensors_by_parent": {name: sum(p.uses(index) for p in plan.tensors) for index, name in enumerate(plan.names)},
         "dtypes": dtypes,
         "download_bytes": prepared.models.download_bytes,
         "warnings": list(plan.warnings),
@@ -187,7 +187,7 @@ def _show_dry_run(prepared: Prepared, memory: int, threads: int, as_json: bool) 
         f"reads    {show_amount(plan.read_bytes)}; writes {show_amount(plan.write_bytes)} as {', '.join(dtypes)}",
         f"memory   {show_amount(workers * engine.worker_bytes(plan))} for {workers} threads, beside the interpreter",
         f"tensors  {len(plan.tensors)}, of which {len(merged)} are made of several parents",
-        *(f"         {sum(p.used[i] for p in plan.tensors)} use {name}" for i, name in enumerate(plan.names)),
+        *(f"         {sum(p.uses(i) for p in plan.tensors)} use {name}" for i, name in enumerate(plan.names)),
     ]
     if prepared.models.download_bytes:
         lines.append(f"download {show_amount(prepared.models.download_bytes)}")

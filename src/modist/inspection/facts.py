@@ -24,8 +24,9 @@ from modist.inspection.memory import (
     memory_of,
 )
 from modist.merge.compare import architecture, chat_template, rope_text
+from modist.merge.layer import layer_of, text_config
 from modist.merge.manifest import read_manifest
-from modist.merge.plan import HEAD, layer_of, text_config
+from modist.merge.plan import HEAD
 from modist.report.card import licence_of
 from modist.vocabulary.tokens import token_map
 

@@ -17,8 +17,8 @@ from modist.inspection.kinship import Delta, Kinship, LayerNorms, Pair, delta, k
 from modist.inspection.sums import BLOCK, Shared, TensorSums, is_readable, survey
 from modist.inspection.verdict import Verdict, Witness, judge
 from modist.merge.compare import Aspect, architecture, chat_template, context_text, rope_text
+from modist.merge.layer import text_config
 from modist.merge.models import fetch_models, outline_models
-from modist.merge.plan import text_config
 from modist.recipe import ModelReference
 from modist.report.card import front_matter
 from modist.vocabulary.tokens import token_map

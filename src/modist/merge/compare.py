@@ -16,7 +16,8 @@ from typing import Any, Literal
 
 from modist.checkpoint.folder import Checkpoint, read_json
 from modist.errors import CheckpointError, UserError
-from modist.merge.plan import HEAD, Plan, embedding_name, left_out, text_config
+from modist.merge.layer import text_config
+from modist.merge.plan import HEAD, Plan, embedding_name, embedding_rows, left_out
 from modist.vocabulary.tokens import token_map
 
 ALLOWABLE = {
@@ -185,7 +186,7 @@ def _tying(plan: Plan, allow: frozenset[str]) -> Aspect:
 
 
 def _vocabulary(plan: Plan, allow: frozenset[str]) -> Aspect:
-    rows = [_rows(parent) for parent in plan.inputs]
+    rows = [embedding_rows(parent) for parent in plan.inputs]
     digests = [token_map(parent.folder) for parent in plan.inputs]
     reference = plan.lead
     values = tuple(
@@ -201,16 +202,14 @@ def _vocabulary(plan: Plan, allow: frozenset[str]) -> Aspect:
     reach = [index for index in odd if plan.uses(index, "embeddings")]
     if not reach:
         return Aspect("vocabulary", values, "note", f"no embeddings of {_names(plan, odd)} reach the result")
+    if plan.vocabulary is not None:
+        return Aspect("vocabulary", values, "note", plan.vocabulary.summary)
     reason = (
         f"embeddings of {_names(plan, reach)} ({' and '.join(values[index] for index in reach)}) stand for other tokens than"
-        f" {plan.names[reference]}'s ({values[reference]}), whose tokenizer the result carries"
+        f" {plan.names[reference]}'s ({values[reference]}), whose tokenizer the result carries; 'tokenizer: {{source: union}}'"
+        " (or base, or a model) in the recipe aligns them"
     )
     return Aspect("vocabulary", values, "allowed" if "vocabulary" in allow else "error", reason)
-
-
-def _rows(parent: Checkpoint) -> int | None:
-    name = embedding_name(parent.tensors)
-    return parent.tensors[name].shape[0] if name and parent.tensors[name].shape else None
 
 
 def _same_tokens(one: dict[str, int] | None, two: dict[str, int] | None) -> bool:

@@ -72,7 +72,8 @@ class Engine:
         return max(1, min(self.threads, room // each))
 
     def worker_bytes(self, plan: Plan) -> int:
-        return self.block * 4 * (2 * len(plan.inputs) + _SCRATCH_ARRAYS)
+        inputs = max((len(planned.tensor.sources) for planned in plan.tensors), default=1)
+        return self.block * 4 * (2 * inputs + _SCRATCH_ARRAYS)
 
     def run(
         self,
@@ -118,7 +119,7 @@ class Engine:
         tensor = planned.tensor
         # A tensor without elements has nothing to survey.
         copied = planned.copied or not tensor.size
-        answer = Copy(plan.lead) if copied else plan.method.merge(tensor)
+        answer = Copy(planned.lead) if copied else plan.method.merge(tensor)
         events.phase("blend")
 
         def one(number: int) -> Note:

@@ -66,6 +66,8 @@ def fingerprint(plan: Plan, seed: int, inputs: list[dict[str, Any]], options: Ma
     }
     if plan.scaling is not None:
         data["scaling"] = plan.scaling.record
+    if plan.vocabulary is not None:
+        data["vocabulary"] = plan.vocabulary.record
     return hashlib.sha256(json.dumps(data, sort_keys=True, default=str).encode()).hexdigest()
 
 

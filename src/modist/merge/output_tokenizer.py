@@ -22,6 +22,7 @@ FORMER = ("added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "tokeniz
           "sentencepiece.bpe.model")  # fmt: skip
 _WHOLE = (FILE, CONFIG, "special_tokens_map.json", "chat_template.jinja", "chat_template.json", *FORMER)
 _NAMED_IN_MESSAGE = 3
+SPECIAL_IN = ("config.json", "generation_config.json")
 
 
 def plan_vocabulary(
@@ -73,7 +74,7 @@ def plan_vocabulary(
         for token, asked in option.tokens.items()
         if (wish := _wish(recipe, token, asked, parents, models, holders)) is not None
     }
-    special: dict[str, Any] = {}
+    special: Mapping[str, Mapping[str, Any]] = {}
     if folder is not None:
         special, remarks = _special_ids(donor, folder, own, united.tokenizer)
         warnings += remarks
@@ -202,24 +203,28 @@ def _likely(token: str, tokens: Mapping[str, int] | set[str]) -> list[str]:
 
 def _special_ids(
     donor: Checkpoint, folder: Path, old: Tokenizer, new: Tokenizer
-) -> tuple[dict[str, Any], list[str]]:
-    """The ids of special tokens where the tokenizer is not the donor's: its own model's, else the donor's by their strings."""
-    theirs = {**_ids(folder / "config.json"), **_ids(folder / "generation_config.json")}
+) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """The ids of special tokens where the tokenizer is not the donor's: its own model's, else the donor's by their strings.
+
+    Returns:
+        For config.json and generation_config.json, `..._token_id` -> id, ids or None; and remarks.
+    """
     texts = {number: text for text, number in old.tokens.items()}
-    mine = {**_ids(donor.folder / "config.json"), **_ids(donor.folder / "generation_config.json")}
-    found: dict[str, Any] = {}
-    remarks = []
-    for key, value in mine.items():
-        if key in theirs:
-            found[key] = theirs[key]
-            continue
-        listed = value if isinstance(value, list) else [value]
-        kept = [new.tokens.get(texts.get(number, "")) for number in listed if isinstance(number, int)]
-        ids = [number for number in kept if number is not None]
-        if len(ids) < len(kept):
-            remarks.append(f"the result's tokenizer has no token for {donor.label}'s {key} {value}; it is left out")
-        found[key] = (ids or None) if isinstance(value, list) else ids[0] if ids else None
-    return {**{key: value for key, value in theirs.items() if key not in found}, **found}, remarks
+    found: dict[str, dict[str, Any]] = {}
+    lost: list[str] = []
+    for name in SPECIAL_IN:
+        theirs = _ids(folder / "config.json") | _ids(folder / name)
+        found[name] = dict(_ids(folder / name))
+        for key, value in _ids(donor.folder / name).items():
+            if key in theirs:
+                found[name][key] = theirs[key]
+                continue
+            listed = [number for number in (value if isinstance(value, list) else [value]) if isinstance(number, int)]
+            ids = [new.tokens[texts[number]] for number in listed if texts.get(number) in new.tokens]
+            if len(ids) < len(listed):
+                lost.append(f"{folder.name}'s tokenizer has no token for {donor.label}'s {key} {value}, which is left out")
+            found[name][key] = (ids or None) if isinstance(value, list) else ids[0] if ids else None
+    return found, list(dict.fromkeys(lost))
 
 
 def _ids(path: Path) -> dict[str, Any]:

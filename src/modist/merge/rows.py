@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -121,10 +122,7 @@ class AlignedRows(TensorSource):
             return read(source, low * width, (high + 1) * width).reshape(-1, width)[numbers - low]
         runs = np.flatnonzero(np.diff(numbers) != 1) + 1
         edges = [0, *runs.tolist(), len(numbers)]
-        pieces = [
-            read(source, int(numbers[a]) * width, (int(numbers[b - 1]) + 1) * width)
-            for a, b in zip(edges, edges[1:], strict=False)
-        ]
+        pieces = [read(source, int(numbers[a]) * width, (int(numbers[b - 1]) + 1) * width) for a, b in pairwise(edges)]
         return np.concatenate(pieces).reshape(-1, width)
 
 

@@ -17,7 +17,7 @@ from modist.checkpoint.header import read_header
 from modist.checkpoint.shards import DEFAULT_SHARD_BYTES, Shard, ShardFiles, disk_error, index_json, lay_out
 from modist.checkpoint.staging import MANIFEST, Staging, check_output
 from modist.errors import MergeError, UserError, nearest
-from modist.merge.carry import carried_files, patched_config
+from modist.merge.carry import patched_config, result_files
 from modist.merge.compare import ALLOWABLE, Aspect, compare, refuse
 from modist.merge.engine import Engine, Events, Nonfinite, Note
 from modist.merge.hashing import Hasher
@@ -146,7 +146,7 @@ def merge(
         watch.warning(text)
     check_output(out, {checkpoint.label: checkpoint.folder for checkpoint in prepared.checkpoints.values()})
 
-    carried = carried_files(plan.donor, trust_remote_code)
+    carried = result_files(plan, trust_remote_code)
     inputs = [describe_input(c, prepared.models.commits[key], hash_inputs) for key, c in prepared.checkpoints.items()]
     options = {"shard_bytes": shard_bytes, "allow": sorted(allowed), "trust_remote_code": trust_remote_code}
     print_ = fingerprint(plan, seed, inputs, options)
@@ -308,6 +308,7 @@ def _manifest(
     nonfinite: Mapping[str, int],
 ) -> dict[str, Any]:
     text, scaling = prepared.recipe.document.text, prepared.plan.scaling
+    vocabulary = prepared.plan.vocabulary
     return {
         "format": 1,
         "versions": versions(),
@@ -317,6 +318,7 @@ def _manifest(
         "recipe": {"file": RECIPE_FILE, "sha256": recipe_digest(text), "text": text},
         "options": options,
         **({} if scaling is None else {"scaling": scaling.record}),
+        **({} if vocabulary is None else {"vocabulary": vocabulary.record}),
         "inputs": inputs,
         "config_from": prepared.plan.donor.label,
         "parents": [asdict(parent) for parent in report.parents],

@@ -37,7 +37,7 @@ class Vocabulary:
         option: what the recipe asks for, or None.
         wishes: token -> what it is made from.
         base: which parent is the base, or None.
-        special: `..._token_id` -> id in config and generation config, where they are not the donor's.
+        special: file (config or generation config) -> `..._token_id` -> id, where they are not the donor's.
         warnings: remarks.
     """
 
@@ -49,14 +49,19 @@ class Vocabulary:
     wishes: Mapping[str, Wish] = field(default_factory=dict)
     base: int | None = None
     files: Mapping[str, bytes | None] = field(default_factory=dict)
-    special: Mapping[str, Any] = field(default_factory=dict)
+    special: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     _alignments: dict[Any, Alignment] = field(default_factory=dict, repr=False)
 
     @property
     def rows(self) -> int:
         """Rows of the embeddings."""
-        return self.alignment(range(len(self.parents)), [holder.rows for holder in self.holders]).rows
+        return self._whole.rows
+
+    @property
+    def _whole(self) -> Alignment:
+        """As if every parent took part, with the rows of their embeddings."""
+        return self.alignment(range(len(self.parents)), [holder.rows for holder in self.holders])
 
     @staticmethod
     def covers(name: str, source: TensorSource) -> bool:
@@ -90,29 +95,47 @@ class Vocabulary:
             multiple=self.option.multiple if self.option else None,
         )
 
-    def aligned(self, sources: Sequence[TensorSource], everywhere: Sequence[TensorSource]) -> list[TensorSource]:
-        """The inputs' copies of one tensor with the output's rows.
+    def aligned(
+        self, sources: Sequence[TensorSource], members: Sequence[int], everywhere: Sequence[TensorSource]
+    ) -> list[TensorSource]:
+        """A tensor's sources with the output's rows.
 
         Args:
-            sources: of the inputs, in the plan's order.
-            everywhere: of `parents`, in order; `sources` begin it.
+            sources: of the tensor.
+            members: which of `parents` each is of.
+            everywhere: the tensor of each of `parents`, so that rows can be had from those that do not take part.
         """
         rows = [rows_of(source.shape) if source.present else 0 for source in everywhere]
-        taking_part = [index for index, source in enumerate(sources) if source.present]
+        taking_part = sorted({member for member, source in zip(members, sources, strict=True) if source.present})
         alignment = self.alignment(taking_part, rows)
         return [
-            AlignedRows(index, everywhere, alignment) if source.present else source for index, source in enumerate(sources)
+            AlignedRows(member, everywhere, alignment) if source.present else source
+            for member, source in zip(members, sources, strict=True)
         ]
+
+    @property
+    def summary(self) -> str:
+        """One line: how many rows, and how many of them each parent takes from others."""
+        if self.option is None:
+            return f"the same tokens, and padding: the result has {self.rows} rows"
+        names = [parent.label for parent in self.parents]
+        filled = [f"{name} takes {count} from others" for name, count in zip(names, self._whole.filled, strict=True) if count]
+        source = f"by {self.option.source}" if self.option.source in ("base", "union") else f"to {self.option.source}"
+        return f"aligned {source}: {self.rows} rows" + (f", of which {', '.join(filled)}" if filled else "")
 
     @property
     def record(self) -> dict[str, Any]:
         """For the manifest, and for telling one merge from another."""
-        whole = self.alignment(range(len(self.parents)), [holder.rows for holder in self.holders])
+        whole = self._whole
         made = self.tokenizer
         told: dict[str, Any] = {"rows": whole.rows, "alignment": whole.digest}
         if made is not None and self.option is not None:
             text = json.dumps([made.data, made.config], sort_keys=True, ensure_ascii=False)
-            told |= {"source": str(self.option.source), "tokens": len(made.tokens), "tokenizer": sha256(text.encode()).hexdigest()}
+            told |= {
+                "source": str(self.option.source),
+                "tokens": len(made.tokens),
+                "tokenizer": sha256(text.encode()).hexdigest(),
+            }
         names = [parent.label for parent in self.parents]
         return told | {"filled": dict(zip(names, whole.filled, strict=True))}
 

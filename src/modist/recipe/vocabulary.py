@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from modist.errors import nearest
 from modist.recipe.document import Document, Key, short
-from modist.recipe.reference import ModelReference, is_folder
+from modist.recipe.reference import ModelReference, is_folder, read_reference
 
 if TYPE_CHECKING:
     from modist.recipe.schema import TokenEntry, TokenizerEntry
 
 Path = tuple[Key, ...]
-Reader = Callable[[Document, str, Path], ModelReference]
 
 
 @dataclass(frozen=True)
@@ -54,29 +53,20 @@ class TokenizerOption:
     multiple: int | None = None
 
 
-def read_tokenizer_option(
-    document: Document, legacy: str | None, entry: TokenizerEntry | None, reference: Reader
-) -> TokenizerOption | None:
-    """`tokenizer_source` or `tokenizer` of a recipe; None where it has neither.
-
-    Args:
-        legacy, entry: the two keys' values.
-        reference: how the recipe reads a model's name.
-    """
+def read_tokenizer_option(document: Document, legacy: str | None, entry: TokenizerEntry | None) -> TokenizerOption | None:
+    """What `tokenizer_source` (`legacy`) or `tokenizer` (`entry`) of a recipe say; None where it has neither."""
     if legacy is not None and entry is not None:
         raise document.error("'tokenizer' says it already; give one of the two", "tokenizer_source")
     if legacy is not None:
-        return TokenizerOption(_source(document, legacy, ("tokenizer_source",), reference), ("tokenizer_source",))
+        return TokenizerOption(_source(document, legacy, ("tokenizer_source",)), ("tokenizer_source",))
     if entry is None:
         return None
-    tokens = {text: _token(document, one, ("tokenizer", "tokens", text), reference) for text, one in (entry.tokens or {}).items()}
-    source = _source(document, entry.source, ("tokenizer", "source"), reference)
+    tokens = {text: _token(document, one, ("tokenizer", "tokens", text)) for text, one in (entry.tokens or {}).items()}
+    source = _source(document, entry.source, ("tokenizer", "source"))
     return TokenizerOption(source, ("tokenizer",), tokens, entry.pad_to_multiple_of)
 
 
-def _source(
-    document: Document, text: str, path: Path, reference: Reader
-) -> Literal["base", "union"] | ModelReference:
+def _source(document: Document, text: str, path: Path) -> Literal["base", "union"] | ModelReference:
     if text == "base":
         return "base"
     if text == "union":
@@ -84,10 +74,10 @@ def _source(
     close = nearest(text, ("base", "union"))
     if close and not is_folder(text):
         raise document.error(f"{text!r} is neither base nor union nor a folder{close}", *path)
-    return reference(document, text, path)
+    return read_reference(document, text, path)
 
 
-def _token(document: Document, entry: TokenEntry, path: Path, reference: Reader) -> TokenOption:
+def _token(document: Document, entry: TokenEntry, path: Path) -> TokenOption:
     if not path[-1]:
         raise document.error("an empty token", *path[:-1])
     source, here = entry.source, (*path, "source")
@@ -96,7 +86,7 @@ def _token(document: Document, entry: TokenEntry, path: Path, reference: Reader)
             raise document.error("'force' needs a source to take the row from", *path, "force")
         return TokenOption("default", path)
     if isinstance(source, str):
-        return TokenOption("model", path, reference(document, source, here), force=entry.force)
+        return TokenOption("model", path, read_reference(document, source, here), force=entry.force)
     if source.kind == "zero":
         given = [key for key in ("model", "token", "token_id") if getattr(source, key) is not None]
         if given:
@@ -107,5 +97,5 @@ def _token(document: Document, entry: TokenEntry, path: Path, reference: Reader)
     if (source.token is None) == (source.token_id is None):
         found = "neither" if source.token is None else f"both {short(source.token)} and {source.token_id}"
         raise document.error(f"'kind: model_token' needs 'token' or 'token_id', one of the two; found {found}", *here)
-    model = reference(document, source.model, (*here, "model"))
+    model = read_reference(document, source.model, (*here, "model"))
     return TokenOption("model_token", path, model, source.token, source.token_id, entry.force)

@@ -1,8 +1,7 @@
-"""Joining the merge tables of two BPE tokenizers, so that the first cuts as it did and the second's tokens can still be reached.
+"""Joining the merge tables of two BPE tokenizers: the first cuts as it did, and the second's tokens can still be reached.
 
-The first's pairs keep their ranks and the second's follow, so a text is first cut as the first cuts it, and then joined further.
-A token of the second may be out of reach then: where the first has already joined the middle of `a` `bc`, the pair (`ab`, `c`)
-never comes.  A pair of our own is added behind for each token that two pieces are left of.  It makes no token that its owner
+The first's pairs keep their ranks and the second's follow, so a text is cut as the first cuts it, and then joined further.  A
+token of the second may be out of reach then: where the first has already joined `b` and `c`, the pair (`ab`, `c`) never comes.  A pair of our own is added behind for each token that two pieces are left of.  It makes no token that its owner
 would not.
 """
 
@@ -10,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from modist.vocabulary.tokenizer import Merge
 
@@ -58,7 +58,7 @@ def cut(word: str, ranks: dict[Merge, int]) -> list[str]:
     """The pieces BPE leaves of a word: the pair of lowest rank is joined, the leftmost first, until none is left."""
     pieces = list(word)
     while len(pieces) > 1:
-        found = [(rank, at) for at, pair in enumerate(zip(pieces, pieces[1:], strict=False)) if (rank := ranks.get(pair)) is not None]
+        found = [(rank, at) for at, pair in enumerate(pairwise(pieces)) if (rank := ranks.get(pair)) is not None]
         if not found:
             break
         _, at = min(found)

@@ -114,7 +114,7 @@ def make_tokenizer(data: Mapping[str, Any], config: Mapping[str, Any], label: st
     """The same from data already read."""
     try:
         words, entries = _words(data["model"]), [dict(entry) for entry in data.get("added_tokens") or ()]
-        entries = [{flag: False for flag in FLAGS} | entry for entry in entries if entry["content"]]
+        entries = [dict.fromkeys(FLAGS, False) | entry for entry in entries if entry["content"]]
         stated = {entry["content"]: entry["id"] for entry in entries}
         numbers = loaded_ids(words, [entry["content"] for entry in entries])
     except (KeyError, TypeError, AttributeError, IndexError, ValueError):

@@ -85,7 +85,11 @@ class _Growing:
 
     def take_words(self, other: Tokenizer) -> None:
         """The ordinary tokens of another model, and how it comes to them."""
-        new = [text for text in sorted(other.words, key=other.words.__getitem__) if text not in self.tokens and text not in other.added]
+        new = [
+            text
+            for text in sorted(other.words, key=other.words.__getitem__)
+            if text not in self.tokens and text not in other.added
+        ]
         for text in new:
             self._number(text)
             self.words[text] = self.tokens[text]
@@ -98,8 +102,8 @@ class _Growing:
             common = scores.keys() & self.pieces.keys()
             if any(scores[text] != self.pieces[text] for text in common if text not in other.added):
                 self.remarks.append(
-                    f"{self.first.label} and {other.label} score the same pieces differently: the union keeps {self.first.label}'s"
-                    f" scores, and {other.label}'s for the {len(new)} pieces only it has, so texts may be cut as neither cuts them"
+                    f"{self.first.label} and {other.label} score the same pieces differently: the union has {self.first.label}'s"
+                    f" scores, and {other.label}'s for its {len(new)} new pieces, so texts may be cut as neither cuts them"
                 )
 
     def _join(self, other: Tokenizer, new: Sequence[str]) -> None:
@@ -111,15 +115,21 @@ class _Growing:
         if not exact and joined.merges != self.merges:
             lost = len(joined.unreachable)
             remark = (
-                f"{other.label} cuts texts by other merges than {self.first.label}: the union cuts by {self.first.label}'s first"
-                f" and then joins further by {other.label}'s, so a text may be cut as neither cuts it"
+                f"{other.label} cuts texts by other merges than {self.first.label}: the union cuts by {self.first.label}'s and"
+                f" then joins further by {other.label}'s, so a text may be cut as neither cuts it"
             )
             if lost:
                 example = ", ".join(map(repr, joined.unreachable[:3]))
-                remark += f"; {lost} of the {len(new)} tokens only {other.label} has are no longer cut from any text ({example})"
+                remark += (
+                    f"; {lost} of the {len(new)} tokens only {other.label} has are no longer cut from any text ({example})"
+                )
             self.remarks.append(remark)
         self.merges = joined.merges
-        if other.model.get("byte_fallback") and not self.byte_fallback and "ByteFallback" in json.dumps(self.first.data.get("decoder")):
+        if (
+            other.model.get("byte_fallback")
+            and not self.byte_fallback
+            and "ByteFallback" in json.dumps(self.first.data.get("decoder"))
+        ):
             self.byte_fallback = all(f"<0x{byte:02X}>" in self.words for byte in range(256))
 
     def take_added(self, other: Tokenizer) -> None:
@@ -199,7 +209,7 @@ def _entry(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 def _pieces(tokenizer: Tokenizer) -> dict[str, float]:
     vocabulary = tokenizer.model["vocab"]
-    return {text: score for text, score in vocabulary} if tokenizer.kind == "Unigram" else {}
+    return dict(vocabulary) if tokenizer.kind == "Unigram" else {}
 
 
 def _fit(first: Tokenizer, other: Tokenizer) -> list[str]:
@@ -236,8 +246,8 @@ def _odd_rules(first: Tokenizer, other: Tokenizer) -> list[str]:
     if not odd:
         return []
     return [
-        f"{other.label}'s tokenizer has another {' and another '.join(odd)} than {first.label}'s: the union has {first.label}'s,"
-        f" so texts may be cut otherwise than {other.label} cut them"
+        f"{other.label}'s tokenizer has another {' and another '.join(odd)} than {first.label}'s, which the union has, so texts"
+        f" may be cut otherwise than {other.label} cut them"
     ]
 
 
