@@ -78,7 +78,7 @@ def result_files(plan: Plan, allow_code: bool) -> dict[str, bytes]:
         if special and "generation_config.json" in files:
             generation = read_json(plan.donor.folder / "generation_config.json") | special
             files["generation_config.json"] = (json.dumps(generation, indent=2) + "\n").encode()
-    return files
+    return files if plan.template is None else plan.template.put(files)
 
 
 def carried_files(donor: Checkpoint, allow_code: bool) -> dict[str, bytes]:

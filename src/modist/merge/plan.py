@@ -13,6 +13,7 @@ from modist.errors import UserError, nearest
 from modist.merge.layer import template, text_config
 from modist.merge.layer_lists import mixed_layers, restack
 from modist.merge.method import Method, Parameter, find_method, methods
+from modist.merge.output_template import OutputTemplate, check_template_of, plan_template
 from modist.merge.output_tokenizer import plan_vocabulary
 from modist.merge.scaling import Scaling, attach_scaling
 from modist.merge.source import open_source
@@ -20,6 +21,7 @@ from modist.merge.stack import Place, Stack, check_fit, open_stack
 from modist.merge.tensor import Tensor
 from modist.merge.vocabulary import Vocabulary, is_by_token
 from modist.recipe import Key, ModelReference, Recipe, Scalar, Setting, Slice, Source
+from modist.vocabulary.tokens import token_map
 
 _EMBEDDING = re.compile(r"(^|\.)(embed_tokens|wte|word_embeddings|embed_in)\.weight$")
 HEAD = "lm_head.weight"
@@ -98,6 +100,7 @@ class Plan:
         scaling: of the merged deltas, or None; the tensors have their scales.
         origins: for each layer of the output, the model and the layer there that lead it; None where they are the lead's own.
         vocabulary: of the result, where its rows are not simply the parents'.
+        template: the chat template, where it is not the tokenizer's own.
     """
 
     recipe: Recipe
@@ -113,6 +116,7 @@ class Plan:
     scaling: Scaling | None = None
     origins: tuple[tuple[Checkpoint, int], ...] | None = None
     vocabulary: Vocabulary | None = None
+    template: OutputTemplate | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -195,10 +199,13 @@ def make_plan(
         warnings += vocabulary.warnings
         for entry in planned:
             _align(entry, vocabulary)
+    known = vocabulary.tokenizer.tokens if vocabulary and vocabulary.tokenizer else token_map(donor.folder)
+    chat, remarks = plan_template(recipe, inputs, donor, known)
+    warnings += remarks
     origins = tuple((part.leader, part.starts[part.lead] + offset) for part, offset in stack.origins)
     plan = Plan(
         recipe, method, inputs, base, lead, donor, tuple(planned), untied, drops, (),
-        origins=origins if stack.reordered else None, vocabulary=vocabulary,
+        origins=origins if stack.reordered else None, vocabulary=vocabulary, template=chat,
     )  # fmt: skip
     _check_presence(plan)
     if stack.reordered:
@@ -221,8 +228,9 @@ def make_plan(
 
 
 def check_recipe(recipe: Recipe) -> None:
-    """Check what can be checked without any model: the method, its parameters' names and ranges."""
+    """Check what can be checked without any model: the method, its parameters' names and ranges, the template."""
     _check_parameters(recipe, _method_of(recipe))
+    check_template_of(recipe)
 
 
 def _method_of(recipe: Recipe) -> Method:

@@ -1,8 +1,8 @@
 """Joining the merge tables of two BPE tokenizers: the first cuts as it did, and the second's tokens can still be reached.
 
 The first's pairs keep their ranks and the second's follow, so a text is cut as the first cuts it, and then joined further.  A
-token of the second may be out of reach then: where the first has already joined `b` and `c`, the pair (`ab`, `c`) never comes.  A pair of our own is added behind for each token that two pieces are left of.  It makes no token that its owner
-would not.
+token of the second may be out of reach then: where the first has already joined `b` and `c`, the pair (`ab`, `c`) never comes.
+A pair of our own is added behind for each token that two pieces are left of: it makes no token that its owner would not.
 """
 
 from __future__ import annotations

@@ -102,8 +102,8 @@ class _Growing:
             common = scores.keys() & self.pieces.keys()
             if any(scores[text] != self.pieces[text] for text in common if text not in other.added):
                 self.remarks.append(
-                    f"{self.first.label} and {other.label} score the same pieces differently: the union has {self.first.label}'s"
-                    f" scores, and {other.label}'s for its {len(new)} new pieces, so texts may be cut as neither cuts them"
+                    f"{self.first.label} and {other.label} score the same pieces differently: the union has the former's scores,"
+                    f" and {other.label}'s for its {len(new)} new pieces, so texts may be cut as neither cuts them"
                 )
 
     def _join(self, other: Tokenizer, new: Sequence[str]) -> None:
