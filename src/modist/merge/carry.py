@@ -76,7 +76,7 @@ def result_files(plan: Plan, allow_code: bool) -> dict[str, bytes]:
         files = {name: data for name, data in {**files, **made}.items() if data is not None}
         special = plan.vocabulary.special.get("generation_config.json", {})
         if special and "generation_config.json" in files:
-            generation = read_json(plan.donor.folder / "generation_config.json") | special
+            generation = {**read_json(plan.donor.folder / "generation_config.json"), **special}
             files["generation_config.json"] = (json.dumps(generation, indent=2) + "\n").encode()
     return files if plan.template is None else plan.template.put(files)
 

@@ -129,8 +129,8 @@ def align(
             parent[number] = ZERO
             orphans.append(token)
         elif len(having) == 1 or base in having:
-            chosen = having[0] if len(having) == 1 else base
-            parent[number], row[number] = chosen, places[chosen]  # type: ignore[index]
+            chosen = having[0] if len(having) == 1 or base is None else base
+            parent[number], row[number] = chosen, places[chosen]
         else:
             parent[number] = MEAN
     outside = np.setdiff1d(np.arange(len(holders)), np.asarray(first))

@@ -120,7 +120,8 @@ def make_tokenizer(data: Mapping[str, Any], config: Mapping[str, Any], label: st
     except (KeyError, TypeError, AttributeError, IndexError, ValueError):
         raise CheckpointError(f"{label}: {FILE} is no tokenizer that can be read") from None
     if len(stated) < len(entries):
-        twice = next(entry["content"] for entry in entries if entry["id"] != stated[entry["content"]] or _count(entries, entry))
+        contents = [entry["content"] for entry in entries]
+        twice = next(text for text in contents if contents.count(text) > 1)
         raise CheckpointError(f"{label}: {FILE} adds the token {twice!r} twice")
     for content, number in numbers.items():
         if stated[content] != number:
@@ -188,10 +189,6 @@ def _words(model: Mapping[str, Any]) -> dict[str, int]:
     if not all(isinstance(text, str) and type(number) is int and number >= 0 for text, number in words.items()):
         raise TypeError("not words and ids")
     return words
-
-
-def _count(entries: Sequence[Mapping[str, Any]], one: Mapping[str, Any]) -> bool:
-    return sum(entry["content"] == one["content"] for entry in entries) > 1
 
 
 def _refuse_shared_ids(words: Mapping[str, int], added: Mapping[str, Mapping[str, Any]], label: str) -> None:

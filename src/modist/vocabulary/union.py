@@ -102,7 +102,7 @@ class _Growing:
             common = scores.keys() & self.pieces.keys()
             if any(scores[text] != self.pieces[text] for text in common if text not in other.added):
                 self.remarks.append(
-                    f"{self.first.label} and {other.label} score the same pieces differently: the union has the former's scores,"
+                    f"{self.first.label} and {other.label} score the same pieces differently: the union has the first's scores"
                     f" and {other.label}'s for its {len(new)} new pieces, so texts may be cut as neither cuts them"
                 )
 
