@@ -109,6 +109,6 @@ def _card_remarks(folder: Path, manifest: dict[str, Any]) -> list[str]:
         return []
     folders = "is a folder" if len(named) == 1 else "are folders"
     return [
-        f"the card's base_model names {', '.join(named)}, which {folders} here and no model on the hub; edit README.md there, or"
+        f"the card's base_model names {', '.join(named)}, which {folders} here and no model there; edit its README.md, or"
         " merge from hub ids"
     ]
