@@ -73,7 +73,8 @@ class Engine:
 
     def worker_bytes(self, plan: Plan) -> int:
         inputs = max((len(planned.tensor.sources) for planned in plan.tensors), default=1)
-        return self.block * 4 * (2 * inputs + _SCRATCH_ARRAYS)
+        reading = max((sum(source.reading_bytes for source in p.tensor.sources) for p in plan.tensors), default=0)
+        return self.block * 4 * (2 * inputs + _SCRATCH_ARRAYS) + reading
 
     def run(
         self,

@@ -30,7 +30,8 @@ def describe_input(checkpoint: Checkpoint, commit: str | None, hash_files: bool)
     files: dict[str, Any] = {}
     for path in checkpoint.files:
         files[path.name] = identity(path) | ({"sha256": sha256_file(path)} if hash_files else {})
-    return {"model": checkpoint.label, "commit": commit, "files": files}
+    adapter = {} if checkpoint.adapter is None else checkpoint.adapter.identity
+    return {"model": checkpoint.label, "commit": commit, "files": files} | ({"adapter": adapter} if adapter else {})
 
 
 def _without_hashes(entry: dict[str, Any]) -> dict[str, Any]:

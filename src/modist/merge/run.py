@@ -144,7 +144,7 @@ def merge(
     warnings = _warnings(prepared, trust_remote_code)
     for text in warnings:
         watch.warning(text)
-    check_output(out, {checkpoint.label: checkpoint.folder for checkpoint in prepared.checkpoints.values()})
+    check_output(out, _folders(prepared))
 
     carried = result_files(plan, trust_remote_code)
     inputs = [describe_input(c, prepared.models.commits[key], hash_inputs) for key, c in prepared.checkpoints.items()]
@@ -357,6 +357,13 @@ def _check_space(out: Path, needed: int, staging: Staging, resume: bool) -> None
         free += sum(path.stat().st_blocks * 512 for path in staging.model.iterdir() if path.is_file())
     if free < needed:
         raise MergeError(f"{out}: the disk is full: the result needs {needed:,} bytes, {free:,} are free")
+
+
+def _folders(prepared: Prepared) -> dict[str, Path]:
+    """Every folder that is read."""
+    found = {checkpoint.label: checkpoint.folder for checkpoint in prepared.checkpoints.values()}
+    adapters = [checkpoint.adapter for checkpoint in prepared.checkpoints.values() if checkpoint.adapter is not None]
+    return found | {adapter.label: adapter.folder for adapter in adapters}
 
 
 def _already(

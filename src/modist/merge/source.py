@@ -1,9 +1,9 @@
 """What an input of a merge is: a row of elements that can be read in pieces, wherever they come from.
 
 A method, the engine, the plan and the report know only `TensorSource`.  Each kind of input is one small class: a tensor as a
-checkpoint stores it, one in memory, one that is not there.  A new kind says its dtype, shape and bytes to its parent class and
-has `floats`; the other ways to read follow from that one, and a kind that holds stored elements overrides them to pass those on
-untouched.  What decides its elements beside the model's files belongs into `identity`.
+checkpoint stores it, one with an adapter on it, one in memory, one that is not there.  A new kind says its dtype, shape and
+bytes to its parent class and has `floats`; the other ways to read follow from that one, and a kind that holds stored elements
+overrides them to pass those on untouched.  What decides its elements beside the model's files belongs into `identity`.
 """
 
 from __future__ import annotations
@@ -27,10 +27,12 @@ class TensorSource(ABC):
         shape: its dimensions.
         nbytes: what one pass over it reads.
         identity: what decides its elements beside the model's files and `name`, as plain data: part of a merge's fingerprint.
+        reading_bytes: memory that reading takes beside the elements.
         present: whether the model has such a tensor at all; if not, nothing else may be asked.
     """
 
     identity: tuple[object, ...] = ()
+    reading_bytes = 0
     present = True
 
     def __init__(self, model: str, name: str, dtype: str, shape: tuple[int, ...], nbytes: int) -> None:
@@ -79,6 +81,25 @@ class FromCheckpoint(TensorSource):
         return all_finite(self.stored(start, stop), self.dtype)
 
 
+class Adapted(TensorSource):
+    """A checkpoint's tensor with a LoRA adapter's update, added in float32 as it is read; `stored` is its one rounding."""
+
+    def __init__(self, checkpoint: Checkpoint, name: str) -> None:
+        held = checkpoint.tensors[name]
+        adapter, update = checkpoint.adapter, checkpoint.updates[name]
+        assert adapter is not None
+        factors = sum(adapter.weights.tensors[factor].nbytes for factor in (update.left, update.right))
+        super().__init__(checkpoint.label, name, held.dtype, held.shape, held.nbytes + factors)
+        self.checkpoint, self.adapter, self.update = checkpoint, adapter, update
+        self.identity = (adapter.label, update.module, update.rank, update.scale, update.transposed)
+        self.reading_bytes = adapter.held_bytes(update, held.shape[1])
+
+    def floats(self, start: int, stop: int) -> Floats:
+        values = self.checkpoint.floats(self.name, start, stop)
+        self.adapter.add(self.update, self.shape, start, values)
+        return values
+
+
 class InMemory(TensorSource):
     """Elements already here."""
 
@@ -104,4 +125,6 @@ class Absent(TensorSource):
 
 def open_source(checkpoint: Checkpoint, name: str) -> TensorSource:
     """A checkpoint's tensor as an input of a merge."""
-    return FromCheckpoint(checkpoint, name) if name in checkpoint.tensors else Absent(checkpoint.label, name)
+    if name not in checkpoint.tensors:
+        return Absent(checkpoint.label, name)
+    return Adapted(checkpoint, name) if name in checkpoint.updates else FromCheckpoint(checkpoint, name)
