@@ -71,7 +71,7 @@ def push(
         UserError: the repository cannot be named so, or is public where `public` was not said.
         HubError: the hub does not let it happen.
     """
-    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+    from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOperationDelete
     from huggingface_hub.errors import RepositoryNotFoundError
 
     check_destination(repo, revision)
@@ -92,7 +92,7 @@ def push(
             hub.create_branch(repo, branch=revision, exist_ok=True)
         there = [] if private is None else hub.list_repo_files(repo, revision=revision)
         removed = [name for name in there if name not in names and any(fnmatchcase(name, pattern) for pattern in _STALE)]
-        operations = [
+        operations: list[CommitOperationAdd | CommitOperationCopy | CommitOperationDelete] = [
             *(CommitOperationDelete(path_in_repo=name) for name in removed),
             *(CommitOperationAdd(path_in_repo=name, path_or_fileobj=folder / name) for name in names),
         ]

@@ -42,15 +42,17 @@ def join(first: Sequence[Merge], second: Sequence[Merge], new: Iterable[str], kn
         ranks.setdefault(pair, len(ranks))
     if len(ranks) == len(first):
         return Joined(tuple(first), 0, ())
-    bridges, unreachable = 0, []
-    # Short ones first: a bridge may need the token another bridge makes.
-    for token in sorted(new, key=lambda text: (len(text), text)):
-        pieces = cut(token, ranks)
-        if len(pieces) == 2 and all(piece in known for piece in pieces):
-            ranks[pieces[0], pieces[1]] = len(ranks)
-            bridges += 1
-        elif len(pieces) > 1:
-            unreachable.append(token)
+    # Short ones first: a bridge may need the token another bridge makes, and opens the way to others.
+    bridges, unreachable, before = 0, sorted(new, key=lambda text: (len(text), text)), -1
+    while before != bridges:
+        before, waiting, unreachable = bridges, unreachable, []
+        for token in waiting:
+            pieces = cut(token, ranks)
+            if len(pieces) == 2 and all(piece in known for piece in pieces):
+                ranks[pieces[0], pieces[1]] = len(ranks)
+                bridges += 1
+            elif len(pieces) > 1:
+                unreachable.append(token)
     return Joined(tuple(ranks), bridges, tuple(unreachable))
 
 
