@@ -34,9 +34,9 @@ class AlignedRows(TensorSource):
             alignment: the rows.
         """
         mine = sources[index]
-        rows = rows_of(mine.shape)
+        rows = rows_of(mine)
         self.width = mine.size // rows
-        shape = (alignment.rows, *mine.shape[1:]) if mine.shape[0] == rows else (1, alignment.rows)
+        shape = (1, alignment.rows) if _is_flat(mine) else (alignment.rows, *mine.shape[1:])
         super().__init__(mine.model, mine.name, mine.dtype, shape, alignment.rows * (mine.nbytes // rows))
         self.identity = ("rows", index, alignment.digest, *(source.name for source in sources if source.present))
         self._index, self._sources, self._alignment = index, sources, alignment
@@ -126,6 +126,10 @@ class AlignedRows(TensorSource):
         return np.concatenate(pieces).reshape(-1, width)
 
 
-def rows_of(shape: tuple[int, ...]) -> int:
+def rows_of(source: TensorSource) -> int:
     """How many rows a tensor has for its tokens: its first dimension, or the second of a bias [1, tokens]."""
-    return shape[1] if len(shape) == 2 and shape[0] == 1 else shape[0]
+    return source.shape[1] if _is_flat(source) else source.shape[0]
+
+
+def _is_flat(source: TensorSource) -> bool:
+    return len(source.shape) == 2 and source.shape[0] == 1 and source.name.endswith("bias")

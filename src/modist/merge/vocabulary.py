@@ -105,7 +105,7 @@ class Vocabulary:
             members: which of `parents` each is of.
             everywhere: the tensor of each of `parents`, so that rows can be had from those that do not take part.
         """
-        rows = [rows_of(source.shape) if source.present else 0 for source in everywhere]
+        rows = [rows_of(source) if source.present else 0 for source in everywhere]
         taking_part = sorted({member for member, source in zip(members, sources, strict=True) if source.present})
         alignment = self.alignment(taking_part, rows)
         return [

@@ -21,7 +21,7 @@ class Joined:
     Attributes:
         merges: the joined table, first the pair that is tried first.
         bridges: how many pairs neither had.
-        unreachable: tokens that no text is cut into any more.
+        unreachable: tokens that texts were cut into and are no longer.
     """
 
     merges: tuple[Merge, ...]
@@ -42,8 +42,10 @@ def join(first: Sequence[Merge], second: Sequence[Merge], new: Iterable[str], kn
         ranks.setdefault(pair, len(ranks))
     if len(ranks) == len(first):
         return Joined(tuple(first), 0, ())
+    own = {pair: rank for rank, pair in enumerate(second)}
     # Short ones first: a bridge may need the token another bridge makes, and opens the way to others.
-    bridges, unreachable, before = 0, sorted(new, key=lambda text: (len(text), text)), -1
+    unreachable = sorted((text for text in new if len(cut(text, own)) == 1), key=lambda text: (len(text), text))
+    bridges, before = 0, -1
     while before != bridges:
         before, waiting, unreachable = bridges, unreachable, []
         for token in waiting:
