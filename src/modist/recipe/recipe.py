@@ -123,7 +123,7 @@ def validate(document: Document, model: type[T]) -> T:
 def _readable(document: Document, model: type[BaseModel], error: ValidationError) -> RecipeError:
     """The first problem in reading order, as one line."""
     problems = sorted(
-        error.errors(include_url=False),
+        _branches_meant(document, error.errors(include_url=False)),
         # A key is missing, as a rule, because it is misspelt: the unknown one says more.
         key=lambda problem: (problem["type"] == "missing", document.lines.get(_known(document, problem["loc"]), 0)),
     )
@@ -146,6 +146,17 @@ def _readable(document: Document, model: type[BaseModel], error: ValidationError
     return document.error(f"{shown}: {message}{hint}", *path)
 
 
+def _branches_meant(document: Document, problems: Sequence[Any]) -> list[Any]:
+    """Where a key takes a word or a mapping, what is wrong inside the mapping, not that it is no word."""
+    places = [(_known(document, problem["loc"]), problem) for problem in problems]
+    return [
+        problem
+        for place, problem in places
+        if problem["type"] != "string_type"
+        or not any(other is not problem and found[: len(place)] == place for found, other in places)
+    ]
+
+
 def _known(document: Document, location: tuple[Key, ...]) -> tuple[Key, ...]:
     """The part of pydantic's location that the document has (unions add parts of their own)."""
     path: tuple[Key, ...] = ()
@@ -166,6 +177,8 @@ def _allowed(model: type[BaseModel], location: tuple[Key, ...]) -> list[str]:
                 node = option["properties"][key]
             elif isinstance(key, int) and "items" in option:
                 node = option["items"]
+            elif isinstance(key, str) and isinstance(option.get("additionalProperties"), dict):
+                node = option["additionalProperties"]
         if "$ref" in node:
             node = definitions[node["$ref"].rsplit("/", 1)[-1]]
     optional = [definitions[part["$ref"].rsplit("/", 1)[-1]] for part in node.get("anyOf", []) if "$ref" in part]
