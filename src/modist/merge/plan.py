@@ -448,7 +448,8 @@ def _align(planned: PlannedTensor, vocabulary: Vocabulary) -> None:
 def embedding_rows(checkpoint: Checkpoint) -> int | None:
     """How many rows a model's embeddings have; None where it has none."""
     name = embedding_name(checkpoint.tensors)
-    return checkpoint.tensors[name].shape[0] if name and checkpoint.tensors[name].shape else None
+    held = checkpoint.tensors[name] if name else None
+    return held.shape[0] if held is not None and held.elements and held.shape else None
 
 
 def _stored_name(checkpoint: Checkpoint, name: str) -> str:

@@ -20,6 +20,8 @@ Merge = tuple[str, str]
 Spelling = Literal["byte-level", "metaspace", "plain"]
 
 FILE, CONFIG = "tokenizer.json", "tokenizer_config.json"
+# More than any vocabulary has; a number beyond it is damage, and rows for it would fill the memory.
+LARGEST = 1 << 22
 FLAGS = ("special", "normalized", "lstrip", "rstrip", "single_word")
 # In the order in which transformers adds those that tokenizer.json lacks.
 NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -134,6 +136,9 @@ def make_tokenizer(data: Mapping[str, Any], config: Mapping[str, Any], label: st
         if entry["content"] not in added and entry["content"] not in words:
             number = loaded_ids(words, [*added, entry["content"]])[entry["content"]]
             added[entry["content"]] = entry | {"id": number}
+    largest = max(words.values(), default=0)
+    if largest >= LARGEST:
+        raise CheckpointError(f"{label}: {FILE} has the id {largest}, which is more than any vocabulary needs")
     _refuse_shared_ids(words, added, label)
     return Tokenizer(label, data, config, words, added)
 
