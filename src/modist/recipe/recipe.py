@@ -47,6 +47,7 @@ class Recipe:
         dtype: of the output, or None to keep the stored one.
         model_kwargs: for loading an expert when it is run; never obeyed for `trust_remote_code`.
         scaling: how the merged delta is scaled, or None.
+        rank: of a merged adapter, or None for the sum of the ranks.
         document: the YAML it came from.
     """
 
@@ -58,6 +59,7 @@ class Recipe:
     document: Document = field(repr=False)
     model_kwargs: Mapping[str, Any] = field(default_factory=dict)
     scaling: ScalingOption | None = None
+    rank: int | None = None
 
     @property
     def models(self) -> tuple[ModelReference, ...]:
@@ -227,6 +229,7 @@ def _read_merge(document: Document, file: MergeFile) -> Recipe:
         dtype=file.out_dtype or file.dtype,
         document=document,
         scaling=_read_scaling(document, file.scaling),
+        rank=file.rank,
     )
 
 
