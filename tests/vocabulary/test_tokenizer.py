@@ -114,3 +114,8 @@ def test_folders(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text(json.dumps(words("ab")))
     found = read_tokenizer(tmp_path)
     assert found is not None and found.tokens == {text: number for number, text in enumerate([*SPECIAL, "a", "b"])}
+
+
+def test_ids_beyond_any_vocabulary_are_refused() -> None:
+    with pytest.raises(CheckpointError, match="has the id 1000000000000, which is more than any vocabulary needs"):
+        read(whole({"type": "WordLevel", "vocab": {"a": 0, "b": 10**12}}))

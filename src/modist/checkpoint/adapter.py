@@ -34,7 +34,7 @@ BIN_WEIGHTS = "adapter_model.bin"
 _PRODUCT = 1 << 18
 _KEPT_BYTES = 32 << 20
 
-_PREFIX = "base_model.model."
+PREFIX = "base_model.model."
 _FACTOR = re.compile(r"(?P<module>.+)\.lora_(?P<kind>embedding_)?(?P<side>[AB])(\.default)?(\.weight)?$")
 _OTHER_FACTOR = re.compile(r"\.(lora_[a-zA-Z_]+)")
 # What changes the meaning of the factors, and what it is called.
@@ -199,7 +199,7 @@ def _sorted_out(label: str, weights: Checkpoint, settings: _Settings) -> tuple[d
     factors: dict[str, dict[str, str]] = {}
     saved: dict[str, str] = {}
     for name, stored in weights.tensors.items():
-        plain = name.removeprefix(_PREFIX)
+        plain = name.removeprefix(PREFIX)
         if stored.dtype not in FLOATS:
             raise CheckpointError(f"{label}: tensor {name!r} has the dtype {stored.dtype}, not a float")
         if found := _FACTOR.fullmatch(plain):

@@ -34,7 +34,7 @@ def describe_input(checkpoint: Checkpoint, commit: str | None, hash_files: bool)
     return {"model": checkpoint.label, "commit": commit, "files": files} | ({"adapter": adapter} if adapter else {})
 
 
-def _without_hashes(entry: dict[str, Any]) -> dict[str, Any]:
+def without_hashes(entry: dict[str, Any]) -> dict[str, Any]:
     """An input's description without what --hash-inputs adds, so that a run may be resumed with or without that flag."""
     files = {name: {key: value for key, value in file.items() if key != "sha256"} for name, file in entry["files"].items()}
     return {**entry, "files": files}
@@ -60,7 +60,7 @@ def fingerprint(plan: Plan, seed: int, inputs: list[dict[str, Any]], options: Ma
         "method": plan.method.name,
         "recipe": plan.recipe.document.text,
         "seed": seed if random else None,
-        "inputs": [_without_hashes(entry) for entry in inputs],
+        "inputs": [without_hashes(entry) for entry in inputs],
         "donor": plan.donor.label,
         "tensors": tensors,
         "options": dict(options),

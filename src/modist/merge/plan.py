@@ -172,8 +172,10 @@ def make_plan(
         RecipeError, UserError: with the place and the nearest right value.
     """
     document = recipe.document
+    if recipe.rank is not None:
+        raise document.error("only adapters have a rank, and these are models", "rank")
     method = _method_of(recipe)
-    _check_parameters(recipe, method)
+    check_parameters(recipe, method)
     with_base = _takes_base(recipe, method)
     _check_counts(recipe, method, with_base)
     references = _references(recipe, with_base)
@@ -229,7 +231,7 @@ def make_plan(
 
 def check_recipe(recipe: Recipe) -> None:
     """Check what can be checked without any model: the method, its parameters' names and ranges, the template."""
-    _check_parameters(recipe, _method_of(recipe))
+    check_parameters(recipe, _method_of(recipe))
     check_template_of(recipe)
 
 
@@ -285,7 +287,7 @@ def _every_settings(recipe: Recipe) -> Iterable[tuple[str, Setting, Source | Non
                 yield name, setting, source
 
 
-def _check_parameters(recipe: Recipe, method: Method) -> None:
+def check_parameters(recipe: Recipe, method: Method) -> None:
     if recipe.scaling is not None and not method.scales:
         scaled = ", ".join(name for name, other in methods().items() if other.scales)
         raise recipe.document.error(f"{method.name} merges no deltas that could be scaled; {scaled} do", "scaling")
@@ -382,7 +384,7 @@ def _equal(checkpoint: Checkpoint, one: str, two: str) -> bool:
     )
 
 
-def _resolve(
+def resolve(
     recipe: Recipe,
     part: Slice,
     source: Source | None,
@@ -408,7 +410,7 @@ def _resolve(
 def _plan_tensor(recipe: Recipe, method: Method, place: Place, name: str, seed: int) -> PlannedTensor:
     part = place.part
     shared = {
-        parameter.name: _resolve(recipe, part.slice, None, parameter, name, place.depth, "")
+        parameter.name: resolve(recipe, part.slice, None, parameter, name, place.depth, "")
         for parameter in method.parameters
         if parameter.scope == "shared"
     }
@@ -416,7 +418,7 @@ def _plan_tensor(recipe: Recipe, method: Method, place: Place, name: str, seed: 
     for index, (source, checkpoint) in enumerate(zip(part.sources, part.checkpoints, strict=True)):
         each.append(
             {
-                parameter.name: _resolve(recipe, part.slice, source, parameter, name, place.depth, checkpoint.label)
+                parameter.name: resolve(recipe, part.slice, source, parameter, name, place.depth, checkpoint.label)
                 for parameter in method.parameters
                 if parameter.scope == "input" or (parameter.scope == "other" and index != part.base)
             }

@@ -17,6 +17,8 @@ from modist.checkpoint.header import read_header
 from modist.checkpoint.shards import DEFAULT_SHARD_BYTES, Shard, ShardFiles, disk_error, index_json, lay_out
 from modist.checkpoint.staging import MANIFEST, Staging, check_output
 from modist.errors import MergeError, UserError, nearest
+from modist.merge.adapter_run import merge_adapters
+from modist.merge.adapters import AdapterPlan, merges_adapters
 from modist.merge.carry import patched_config, result_files
 from modist.merge.compare import ALLOWABLE, Aspect, compare, refuse
 from modist.merge.engine import Engine, Events, Nonfinite, Note
@@ -49,7 +51,7 @@ class Watch:
         advance: bytes of output written.
     """
 
-    planned: Callable[[Plan, tuple[Aspect, ...]], None] = lambda plan, aspects: None
+    planned: Callable[[Plan | AdapterPlan, tuple[Aspect, ...]], None] = lambda plan, aspects: None
     warning: Callable[[str], None] = lambda text: None
     phase: Callable[[str], None] = lambda name: None
     advance: Callable[[int], None] = lambda count: None
@@ -109,7 +111,7 @@ def merge(
     trust_remote_code: bool = False,
     watch: Watch | None = None,
 ) -> MergeReport:
-    """Merge the models of a recipe into one checkpoint.
+    """Merge the models of a recipe into one checkpoint, or its adapters into one adapter.
 
     Args:
         recipe: a YAML file in either dialect, or a recipe already read.
@@ -133,6 +135,9 @@ def merge(
     """
     began = time.perf_counter()
     watch, out, allowed = watch or Watch(), Path(out), frozenset(allow)
+    recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
+    if merges_adapters(recipe):
+        return merge_adapters(recipe, out, resume=resume, hash_inputs=hash_inputs, seed=seed, watch=watch)
     prepared = prepare(recipe, seed=seed, allow=allowed, allow_code=trust_remote_code)
     watch.planned(prepared.plan, prepared.aspects)
     refuse(prepared.aspects)

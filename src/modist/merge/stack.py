@@ -233,15 +233,15 @@ def check_fit(stack: Stack, donor: Checkpoint) -> None:
             continue
         held = _by_layer(part.leader, stack.name)
         for layer in range(part.starts[part.lead], part.starts[part.lead] + part.length):
-            names = {template(name): name for name in held.get(layer, ())}
+            found = {template(name): name for name in held.get(layer, ())}
             where = f"{part.leader.label}: layer {layer} cannot stand among {donor.label}'s layers: "
-            for pattern, name in names.items():
+            for pattern, name in found.items():
                 if pattern not in shapes:
                     raise UserError(f"{where}it has {name!r}, which they have not{nearest(pattern, shapes)}")
                 shape = part.leader.tensors[name].shape
                 if shape not in shapes[pattern]:
-                    known = " or ".join(str(list(found)) for found in sorted(shapes[pattern]))
+                    known = " or ".join(str(list(one)) for one in sorted(shapes[pattern]))
                     raise UserError(f"{where}its {name!r} has the shape {list(shape)}, theirs have {known}")
-            if frozenset(names) not in kinds:
-                lacking = sorted(set(shapes) - set(names))
+            if frozenset(found) not in kinds:
+                lacking = sorted(set(shapes) - set(found))
                 raise UserError(f"{where}it lacks {(lacking or ['something'])[0]!r}")

@@ -50,6 +50,7 @@ class Recipe:
         scaling: how the merged delta is scaled, or None.
         tokenizer: whose tokenizer the result carries, or None for the donor's as it is.
         chat_template: `auto`, a template's name, or the template itself; None for the tokenizer's own.
+        rank: of a merged adapter, or None for the sum of the ranks.
         document: the YAML it came from.
     """
 
@@ -63,6 +64,7 @@ class Recipe:
     scaling: ScalingOption | None = None
     tokenizer: TokenizerOption | None = None
     chat_template: str | None = None
+    rank: int | None = None
 
     @property
     def models(self) -> tuple[ModelReference, ...]:
@@ -247,6 +249,7 @@ def _read_merge(document: Document, file: MergeFile) -> Recipe:
         scaling=_read_scaling(document, file.scaling),
         tokenizer=read_tokenizer_option(document, file.tokenizer_source, file.tokenizer),
         chat_template=file.chat_template,
+        rank=file.rank,
     )
 
 

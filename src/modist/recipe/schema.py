@@ -116,7 +116,7 @@ class TokenizerEntry(_Strict):
 
 
 class MergeFile(_Strict):
-    """A merge in mergekit's dialect, and `scaling`."""
+    """A merge in mergekit's dialect, and `scaling` and `rank`."""
 
     merge_method: str
     models: list[ModelEntry] | None = Field(None, min_length=1)
@@ -125,6 +125,7 @@ class MergeFile(_Strict):
     base_model: str | None = None
     parameters: Settings | None = None
     scaling: ScalingEntry | None = Field(None, description="for methods of task vectors only")
+    rank: int | None = Field(None, ge=1, description="for recipes of adapters only: cut the merged adapter to this rank")
     dtype: Dtype | None = Field(None, description="the dtype of the output; inputs are never rounded to it")
     out_dtype: Dtype | None = Field(None, description="the dtype of the output where it differs from dtype")
     tokenizer_source: str | None = Field(None, description="base, union, or a model; 'tokenizer' can say more")
