@@ -11,13 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from modist.checkpoint import Checkpoint
 from modist.checkpoint.dtype import round_to_bfloat16
-from modist.checkpoint.header import StoredTensor
 from modist.evaluation.overlap import Claim
 from modist.evaluation.statistics import mcnemar
 from modist.merge.methods.mod import MOD, released_rule
-from modist.merge.tensor import Choice, Tensor, TensorSource
+from modist.merge.source import InMemory
+from modist.merge.tensor import Choice, Tensor
 from modist.mixture.gate import Gate
 from modist.mixture.law import mix_log_probs
 from modist.mixture.race import race
@@ -290,11 +289,7 @@ def test_the_released_rule_gives_no_mixture_of_distributions() -> None:
 
 def merged_by(select: str, *inputs: np.ndarray, seed: int = 0) -> np.ndarray:
     """`mod` with equal weights on tensors in memory."""
-    sources = []
-    for number, values in enumerate(inputs):
-        stored = StoredTensor("t.mlp", "F32", values.shape, Path("memory"), 0, values.nbytes)
-        held = Checkpoint(Path("memory"), f"{number}", {}, {"t.mlp": stored}, (), _arrays={"t.mlp": values})
-        sources.append(TensorSource(held, "t.mlp", f"{number}"))
+    sources = [InMemory(values, f"{number}", "t.mlp") for number, values in enumerate(inputs)]
     values = {"normalize": "quantile", "select": select, "scope": "all"}
     each = [{"weight": 1 / len(inputs)} for _ in inputs]
     tensor = Tensor("t.mlp", inputs[0].shape, sources, None, values, each, seed)

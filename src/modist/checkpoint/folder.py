@@ -9,13 +9,16 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from modist.checkpoint.dtype import HOLDERS, Array, Floats, bytes_of, widen
 from modist.checkpoint.header import StoredTensor, read_header
 from modist.errors import CheckpointError, UserError
+
+if TYPE_CHECKING:
+    from modist.checkpoint.adapter import Adapter, LowRank
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -55,6 +58,8 @@ class Checkpoint:
         files: the weight files.
         notes: what was odd but harmless.
         here: whether the tensors can be read; False where only a hub has them so far.
+        adapter: a LoRA adapter on it, or None.
+        updates: tensors that the adapter changes; `read` and `floats` give them as they are stored, without the change.
     """
 
     folder: Path
@@ -64,6 +69,8 @@ class Checkpoint:
     files: tuple[Path, ...]
     notes: tuple[str, ...] = ()
     here: bool = True
+    adapter: Adapter | None = None
+    updates: Mapping[str, LowRank] = field(default_factory=dict, repr=False)
     _descriptors: dict[Path, int] = field(default_factory=dict, repr=False)
     _arrays: Mapping[str, Array] | None = field(default=None, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
@@ -126,6 +133,8 @@ class Checkpoint:
         with self._lock:
             while self._descriptors:
                 os.close(self._descriptors.popitem()[1])
+        if self.adapter is not None:
+            self.adapter.close()
 
 
 @dataclass(frozen=True)
@@ -158,7 +167,7 @@ def _find(folder: Path, label: str) -> _Found:
             raise CheckpointError(f"{folder / BIN_INDEX}: lists tensor {missing[0][:200]!r}, which no file holds")
         return _Found(tensors, tuple(files), (f"{label}: pytorch_model.bin is held in memory while it is read",), arrays)
     if (folder / "adapter_config.json").exists():
-        raise UserError(f"{label}: this is an adapter, not a model; merge it into its base first")
+        raise UserError(f"{label}: this is an adapter, not a model; name its base in front of it: BASE+{label}")
     raise UserError(f"{label}: holds no weights ({SINGLE}, {INDEX} or {BIN_SINGLE})")
 
 

@@ -38,6 +38,7 @@ _PAPERS = ("README.md", "LICENSE*", "LICENCE*", "NOTICE*")
 _SAFETENSORS = ("*.safetensors",)
 _PICKLES = ("pytorch_model*.bin",)
 _CODE = ("*.py",)
+_ADAPTER = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
 # Subfolders, and copies in another layout (Mistral's consolidated weights): they only lengthen the download.
 _LEFT_OUT = ("*/*", "consolidated*.safetensors")
 
@@ -137,6 +138,19 @@ def fetch_texts(reference: ModelReference, *, allow_code: bool = False, cache: P
     with plain_errors(reference, cache):
         folder = _snapshot(reference, (*_TEXTS, *_PAPERS, *(_CODE if allow_code else ())), cache, local=offline())
         return Fetched(folder, folder.name)
+
+
+def fetch_adapter(reference: ModelReference, *, cache: Path | None = None) -> Fetched:
+    """A local copy of a hub's LoRA adapter: its config, factors and papers.
+
+    Raises: as `fetch`; HubError where the repository holds no adapter.
+    """
+    with plain_errors(reference, cache):
+        folder = _snapshot(reference, (*_ADAPTER, *_PAPERS), cache, local=offline())
+    lacking = [name for name in _ADAPTER[:1] if not (folder / name).exists()]
+    if lacking or not any((folder / name).exists() for name in _ADAPTER[1:]):
+        raise HubError(f"{reference} holds no adapter: {(lacking or [' or '.join(_ADAPTER[1:])])[0]} is missing")
+    return Fetched(folder, folder.name)
 
 
 def describe(reference: ModelReference, *, allow_code: bool = False, cache: Path | None = None) -> HubListing:

@@ -130,7 +130,7 @@ def _explain(reference: ModelReference, error: BaseException, cache: Path) -> Mo
     if isinstance(error, errors.OfflineModeIsEnabled):
         return HubError(f"{name} is not in the cache, and HF_HUB_OFFLINE forbids asking the hub")
     if isinstance(error, errors.SafetensorsParsingError):
-        return HubError(f"{name}: a safetensors header on the hub does not read: {_first_line(error)}")
+        return HubError(f"{name}: a safetensors header on the hub does not read: {first_line(error)}")
     if isinstance(error, OSError) and error.errno in _FULL:
         return HubError(
             f"{name}: the disk of {cache} is full; make room, or set HF_HOME to another disk, and run again:"
@@ -140,9 +140,9 @@ def _explain(reference: ModelReference, error: BaseException, cache: Path) -> Mo
         return HubError(f"{name}: cannot write to {error.filename or cache}: {error.strerror}")
     if isinstance(error, transport_errors()) or "Consistency check failed" in str(error):
         return HubError(
-            f"{name}: the connection to {hub} failed ({_first_line(error)}); run again to go on: finished files are kept"
+            f"{name}: the connection to {hub} failed ({first_line(error)}); run again to go on: finished files are kept"
         )
-    return HubError(f"{name}: {_first_line(error)}")
+    return HubError(f"{name}: {first_line(error)}")
 
 
 def _status(code: int) -> str:
@@ -175,6 +175,6 @@ def _revisions(name: str) -> list[str]:
     return []
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__

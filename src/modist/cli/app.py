@@ -10,6 +10,7 @@ from modist.cli import (
     eval,
     generate,
     grade,
+    hub,
     inspect,
     merge,
     methods,
@@ -45,6 +46,7 @@ app.command("statistics")(statistics.statistics_command)
 app.command("inspect")(inspect.inspect_command)
 app.command("verify")(verify.verify_command)
 app.command("methods")(methods.methods_command)
+app.add_typer(hub.hub_app, name="hub")
 app.add_typer(benchmarks.benchmarks_app, name="benchmarks")
 app.add_typer(recipe.recipe_app, name="recipe")
 

@@ -13,6 +13,7 @@ from modist.cli.amount import read_amount, show_amount
 
 if TYPE_CHECKING:
     from modist.merge import Aspect, MergeReport, Plan
+    from modist.merge.adapters import AdapterPlan
     from modist.merge.run import Prepared
 
 
@@ -38,11 +39,17 @@ def merge_command(
     """Merge the models of RECIPE into one checkpoint OUT."""
     from modist.errors import UserError
     from modist.merge import Watch, merge, prepare
+    from modist.merge.adapters import merges_adapters, plan_adapters
     from modist.merge.compare import refuse
+    from modist.recipe import load_recipe
 
     budget, shard_bytes = read_amount(memory, "--memory"), read_amount(shard_size, "--shard-size")
     if dry_run:
-        prepared = prepare(recipe, seed=seed, allow=allow, allow_code=trust_remote_code)
+        read = load_recipe(recipe)
+        if merges_adapters(read):
+            _show_adapters(plan_adapters(read), as_json)
+            return
+        prepared = prepare(read, seed=seed, allow=allow, allow_code=trust_remote_code)
         _show_dry_run(prepared, budget, threads, as_json)
         refuse(prepared.aspects)
         return
@@ -93,7 +100,7 @@ class _Progress:
         if self._bar is not None:
             self._bar.stop()
 
-    def planned(self, plan: Plan, aspects: tuple[Aspect, ...]) -> None:
+    def planned(self, plan: Plan | AdapterPlan, aspects: tuple[Aspect, ...]) -> None:
         from rich.console import Console
 
         console = Console(stderr=True)
@@ -166,7 +173,7 @@ def _show_dry_run(prepared: Prepared, memory: int, threads: int, as_json: bool) 
         "threads": workers,
         "tensors": len(plan.tensors),
         "tensors_of_several": len(merged),
-        "tensors_by_parent": {name: sum(p.used[index] for p in plan.tensors) for index, name in enumerate(plan.names)},
+        "tensors_by_parent": {name: sum(p.uses(index) for p in plan.tensors) for index, name in enumerate(plan.names)},
         "dtypes": dtypes,
         "download_bytes": prepared.models.download_bytes,
         "warnings": list(plan.warnings),
@@ -187,11 +194,37 @@ def _show_dry_run(prepared: Prepared, memory: int, threads: int, as_json: bool) 
         f"reads    {show_amount(plan.read_bytes)}; writes {show_amount(plan.write_bytes)} as {', '.join(dtypes)}",
         f"memory   {show_amount(workers * engine.worker_bytes(plan))} for {workers} threads, beside the interpreter",
         f"tensors  {len(plan.tensors)}, of which {len(merged)} are made of several parents",
-        *(f"         {sum(p.used[i] for p in plan.tensors)} use {name}" for i, name in enumerate(plan.names)),
+        *(f"         {sum(p.uses(i) for p in plan.tensors)} use {name}" for i, name in enumerate(plan.names)),
     ]
     if prepared.models.download_bytes:
         lines.append(f"download {show_amount(prepared.models.download_bytes)}")
     lines += [f"warning  {text}" for text in plan.warnings]
+    print("\n".join(lines))
+
+
+def _show_adapters(plan: AdapterPlan, as_json: bool) -> None:
+    low, high = plan.ranks
+    summary: dict[str, Any] = {
+        "method": plan.method.name,
+        "read_bytes": plan.read_bytes,
+        "write_bytes": plan.write_bytes,
+        "modules": len(plan.modules),
+        "ranks": [low, high],
+        "weights": dict(zip(plan.names, plan.weights, strict=True)),
+        "dtypes": [plan.dtype],
+        "warnings": list(plan.warnings),
+    }
+    if as_json:
+        print(json.dumps(summary))
+        return
+    rank = f"rank {low}" if low == high else f"ranks {low} to {high}"
+    lines = [
+        f"method   {plan.method.name}: {plan.method.summary}, of adapters",
+        f"reads    {show_amount(plan.read_bytes)}; writes {show_amount(plan.write_bytes)} as {plan.dtype}",
+        f"modules  {len(plan.modules)}, of {rank}",
+        *(f"         {name}: weight {weight:.4g}" for name, weight in zip(plan.names, plan.weights, strict=True)),
+        *(f"warning  {text}" for text in plan.warnings),
+    ]
     print("\n".join(lines))
 
 
@@ -205,6 +238,8 @@ def _show(report: MergeReport) -> None:
             from modist.merge.share import percent
 
             print(f"    by layer: {percent(min(layers))} to {percent(max(layers))}")
+    if report.lost is not None:
+        print(f"cut to the recipe's rank, which loses {100 * report.lost:.2g}% of the merged delta's norm")
     if not report.already:
         speed = report.write_bytes / max(report.seconds["engine"], 1e-9)
         print(

@@ -18,7 +18,7 @@ def needs_of(recipe: Recipe, dtype: str | None, max_new_tokens: int) -> dict[str
     from modist.checkpoint.dtype import HOLDERS
     from modist.checkpoint.outline import outline
     from modist.inspection.memory import context_of, memory_of
-    from modist.merge.plan import text_config
+    from modist.merge.layer import text_config
 
     widths = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
     if dtype not in (None, "auto", *widths):

@@ -67,24 +67,6 @@ def average_density(parents: Sequence[Normal], weights: Sequence[float], at: Val
     return np.exp(Normal(mean, math.sqrt(variance)).log_density(at))
 
 
-class _Drawn:
-    """Parameters in memory, as a merge method reads a checkpoint's."""
-
-    @dataclass(frozen=True)
-    class _Stored:
-        dtype: str = "F32"
-
-    def __init__(self, values: npt.NDArray[np.float32]) -> None:
-        self.values = values
-        self.tensors = {"mlp": self._Stored()}
-
-    def floats(self, name: str, start: int, stop: int) -> npt.NDArray[np.float32]:
-        return self.values[start:stop].copy()
-
-    def read(self, name: str, start: int, stop: int) -> npt.NDArray[np.float32]:
-        return self.values[start:stop]
-
-
 def merged(
     method: str, thetas: Sequence[npt.NDArray[np.float32]], weights: Sequence[float], seed: int = _SEED, **values: Any
 ) -> npt.NDArray[np.float32]:
@@ -95,14 +77,15 @@ def merged(
         values: its shared parameters; the others have their defaults.
     """
     from modist.merge.method import find_method
-    from modist.merge.tensor import Choice, Copy, Tensor, TensorSource
+    from modist.merge.source import InMemory
+    from modist.merge.tensor import Choice, Copy, Tensor
 
     found = find_method(method)
     shared = {one.name: one.default for one in found.parameters if one.scope == "shared" and one.default is not None}
     tensor = Tensor(
         "mlp",
         thetas[0].shape,
-        [TensorSource(cast(Any, _Drawn(theta)), "mlp", f"theta {number}") for number, theta in enumerate(thetas, start=1)],
+        [InMemory(theta, f"theta {number}", "mlp") for number, theta in enumerate(thetas, start=1)],
         None,
         {**shared, **values},
         [{"weight": weight} for weight in weights],

@@ -67,6 +67,8 @@ def read_model(what: str, kind: str | None = None, model_name: str | None = None
         reference = ModelReference.parse(what)
     except ValueError as error:
         raise UserError(str(error)) from None
+    if reference.adapter:
+        raise UserError(f"{what}: adapters cannot be run; merge it into its model first")
     if not reference.is_local:
         return Model(what, kind or "transformers", reference.name, identity=reference.source)
     folder = reference.folder
@@ -115,7 +117,8 @@ def _identity(what: str) -> str:
         reference = ModelReference.parse(what)
     except ValueError:
         return what
-    return str(reference.folder.resolve()) if reference.is_local else reference.source
+    model = str(reference.folder.resolve()) if reference.is_local else reference.source
+    return model if reference.lora is None else f"{model}+{_identity(str(reference.lora))}"
 
 
 def _model_type(folder: Path) -> Any:

@@ -23,10 +23,12 @@ from modist.inspection.memory import (
     layers_of,
     memory_of,
 )
-from modist.merge.compare import architecture, chat_template, rope_text
+from modist.merge.compare import architecture, rope_text
+from modist.merge.layer import layer_of, text_config
 from modist.merge.manifest import read_manifest
-from modist.merge.plan import HEAD, layer_of, text_config
+from modist.merge.plan import HEAD
 from modist.report.card import licence_of
+from modist.vocabulary.chat_template import folder_template
 from modist.vocabulary.tokens import token_map
 
 
@@ -129,7 +131,7 @@ def model_facts(checkpoint: Checkpoint, commit: str | None = None) -> ModelFacts
     if by_layer and stated != found:
         notes.append(f"{checkpoint.label}: its config says {stated} layers, its tensors show {found}")
     files = _weight_files(checkpoint)
-    template = chat_template(checkpoint.folder)
+    template = folder_template(checkpoint.folder)
     tokenizer, tokens = _tokenizer(checkpoint.folder)
     model_type = config.get("model_type")
     return ModelFacts(

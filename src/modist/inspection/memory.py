@@ -12,7 +12,8 @@ from typing import Any
 
 from modist.checkpoint.dtype import FLOATS, HOLDERS
 from modist.checkpoint.folder import Checkpoint
-from modist.merge.plan import HEAD, layer_of, text_config
+from modist.merge.layer import layer_of, text_config
+from modist.merge.plan import HEAD
 
 _LIMIT = 1 << 48
 

@@ -16,11 +16,12 @@ from modist.inspection.facts import ModelFacts, model_facts
 from modist.inspection.kinship import Delta, Kinship, LayerNorms, Pair, delta, kinship, pair, ratio
 from modist.inspection.sums import BLOCK, Shared, TensorSums, is_readable, survey
 from modist.inspection.verdict import Verdict, Witness, judge
-from modist.merge.compare import Aspect, architecture, chat_template, context_text, rope_text
+from modist.merge.compare import Aspect, architecture, context_text, rope_text
+from modist.merge.layer import text_config
 from modist.merge.models import fetch_models, outline_models
-from modist.merge.plan import text_config
 from modist.recipe import ModelReference
 from modist.report.card import front_matter
+from modist.vocabulary.chat_template import folder_template
 from modist.vocabulary.tokens import token_map
 
 
@@ -163,7 +164,7 @@ def side_by_side(checkpoints: Sequence[Checkpoint], facts: Sequence[ModelFacts])
     """What the models are, one line an aspect; no judgement of what a merge may do with it."""
     configs = [text_config(checkpoint.config) for checkpoint in checkpoints]
     maps = [token_map(checkpoint.folder) for checkpoint in checkpoints]
-    templates = [chat_template(checkpoint.folder) for checkpoint in checkpoints]
+    templates = [folder_template(checkpoint.folder) for checkpoint in checkpoints]
     lines: list[tuple[str, list[str], list[object]]] = []
 
     def line(name: str, values: list[str], keys: Sequence[object] | None = None) -> None:

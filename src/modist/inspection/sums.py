@@ -26,7 +26,7 @@ from modist.checkpoint.folder import Checkpoint
 from modist.inspection.kind import Kind, kind_of
 from modist.merge.crew import Crew
 from modist.merge.heap import keep_freed_pages
-from modist.merge.plan import layer_of
+from modist.merge.layer import layer_of
 from modist.merge.tensor import run_dots, run_sums
 
 BLOCK = 1 << 17

@@ -11,12 +11,13 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
-from modist.checkpoint.folder import Checkpoint, read_json
-from modist.errors import CheckpointError, UserError
-from modist.merge.plan import HEAD, Plan, embedding_name, left_out, text_config
+from modist.checkpoint.folder import Checkpoint
+from modist.errors import UserError
+from modist.merge.layer import text_config
+from modist.merge.plan import HEAD, Plan, embedding_name, embedding_rows, left_out
+from modist.vocabulary.chat_template import folder_template
 from modist.vocabulary.tokens import token_map
 
 ALLOWABLE = {
@@ -185,7 +186,7 @@ def _tying(plan: Plan, allow: frozenset[str]) -> Aspect:
 
 
 def _vocabulary(plan: Plan, allow: frozenset[str]) -> Aspect:
-    rows = [_rows(parent) for parent in plan.inputs]
+    rows = [embedding_rows(parent) for parent in plan.inputs]
     digests = [token_map(parent.folder) for parent in plan.inputs]
     reference = plan.lead
     values = tuple(
@@ -201,44 +202,31 @@ def _vocabulary(plan: Plan, allow: frozenset[str]) -> Aspect:
     reach = [index for index in odd if plan.uses(index, "embeddings")]
     if not reach:
         return Aspect("vocabulary", values, "note", f"no embeddings of {_names(plan, odd)} reach the result")
+    if plan.vocabulary is not None:
+        return Aspect("vocabulary", values, "note", plan.vocabulary.summary)
     reason = (
         f"embeddings of {_names(plan, reach)} ({' and '.join(values[index] for index in reach)}) stand for other tokens than"
-        f" {plan.names[reference]}'s ({values[reference]}), whose tokenizer the result carries"
+        f" {plan.names[reference]}'s ({values[reference]}), whose tokenizer the result carries; 'tokenizer: {{source: union}}'"
+        " (or base, or a model) in the recipe aligns them"
     )
     return Aspect("vocabulary", values, "allowed" if "vocabulary" in allow else "error", reason)
-
-
-def _rows(parent: Checkpoint) -> int | None:
-    name = embedding_name(parent.tensors)
-    return parent.tensors[name].shape[0] if name and parent.tensors[name].shape else None
 
 
 def _same_tokens(one: dict[str, int] | None, two: dict[str, int] | None) -> bool:
     return one is None or two is None or one == two
 
 
-def chat_template(folder: Path) -> str | None:
-    """A folder's chat template, from chat_template.jinja or tokenizer_config.json."""
-    path = folder / "chat_template.jinja"
-    try:
-        if path.exists():
-            return path.read_text(encoding="utf-8")
-        config = folder / "tokenizer_config.json"
-        template = read_json(config).get("chat_template") if config.exists() else None
-    except (OSError, UnicodeDecodeError, CheckpointError):
-        return None
-    return template if isinstance(template, str) else json.dumps(template) if template else None
-
-
 def _templates(plan: Plan) -> Aspect:
-    templates = [chat_template(parent.folder) for parent in plan.inputs]
+    templates = [folder_template(parent.folder) for parent in plan.inputs]
     kinds: dict[str | None, str] = {None: "none"}
     for template in templates:
         kinds.setdefault(template, f"template {'ABCDEFGHIJKLMNOPQRSTUVWXYZ'[(len(kinds) - 1) % 26]}")
     values = tuple(kinds[template] for template in templates)
     if len(set(values)) == 1:
         return Aspect("template", values)
-    return Aspect("template", values, "note", f"the result carries {plan.donor.label}'s")
+    return Aspect(
+        "template", values, "note", plan.template.whose if plan.template else f"the result carries {plan.donor.label}'s"
+    )
 
 
 def _extra(plan: Plan, allow: frozenset[str]) -> Aspect | None:

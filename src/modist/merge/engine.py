@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from modist.checkpoint.dtype import HOLDERS, Array, all_finite, narrow, widen
+from modist.checkpoint.dtype import HOLDERS, Array, all_finite, narrow
 from modist.checkpoint.header import StoredTensor
 from modist.checkpoint.shards import ShardFiles
 from modist.errors import MergeError, UserError
@@ -72,7 +72,9 @@ class Engine:
         return max(1, min(self.threads, room // each))
 
     def worker_bytes(self, plan: Plan) -> int:
-        return self.block * 4 * (2 * len(plan.inputs) + _SCRATCH_ARRAYS)
+        inputs = max((len(planned.tensor.sources) for planned in plan.tensors), default=1)
+        reading = max((sum(source.reading_bytes for source in p.tensor.sources) for p in plan.tensors), default=0)
+        return self.block * 4 * (2 * inputs + _SCRATCH_ARRAYS) + reading
 
     def run(
         self,
@@ -118,7 +120,7 @@ class Engine:
         tensor = planned.tensor
         # A tensor without elements has nothing to survey.
         copied = planned.copied or not tensor.size
-        answer = Copy(plan.lead) if copied else plan.method.merge(tensor)
+        answer = Copy(planned.lead) if copied else plan.method.merge(tensor)
         events.phase("blend")
 
         def one(number: int) -> Note:
@@ -150,10 +152,7 @@ class Engine:
 
     @staticmethod
     def _converted(block: Block, index: int, dtype: str) -> Array:
-        source = block.tensor.sources[index]
-        own = source.checkpoint.tensors[source.name].dtype
-        stored = block.stored(index)
-        return stored if own == dtype else narrow(widen(stored, own), dtype)
+        return block.tensor.sources[index].converted(block.start, block.stop, dtype)
 
     def _chosen(self, block: Block, choice: Choice, planned: PlannedTensor, dtype: str) -> Array:
         counts = np.bincount(choice.inputs, minlength=len(planned.used))
@@ -178,7 +177,7 @@ class Engine:
             block.note("nonfinite", 1)
             return
         for index, source in enumerate(planned.tensor.sources):
-            if planned.used[index] and not all_finite(block.stored(index), source.checkpoint.tensors[source.name].dtype):
+            if planned.used[index] and not source.finite(block.start, block.stop):
                 self._refuse_input(planned, index)
         raise Nonfinite(
             f"tensor {planned.name!r} overflows {dtype} although its inputs are finite; choose a wider dtype, or"

@@ -30,10 +30,11 @@ def describe_input(checkpoint: Checkpoint, commit: str | None, hash_files: bool)
     files: dict[str, Any] = {}
     for path in checkpoint.files:
         files[path.name] = identity(path) | ({"sha256": sha256_file(path)} if hash_files else {})
-    return {"model": checkpoint.label, "commit": commit, "files": files}
+    adapter = {} if checkpoint.adapter is None else checkpoint.adapter.identity
+    return {"model": checkpoint.label, "commit": commit, "files": files} | ({"adapter": adapter} if adapter else {})
 
 
-def _without_hashes(entry: dict[str, Any]) -> dict[str, Any]:
+def without_hashes(entry: dict[str, Any]) -> dict[str, Any]:
     """An input's description without what --hash-inputs adds, so that a run may be resumed with or without that flag."""
     files = {name: {key: value for key, value in file.items() if key != "sha256"} for name, file in entry["files"].items()}
     return {**entry, "files": files}
@@ -48,6 +49,7 @@ def fingerprint(plan: Plan, seed: int, inputs: list[dict[str, Any]], options: Ma
             list(planned.tensor.shape),
             dict(planned.tensor.values),
             [dict(each) for each in planned.tensor.each],
+            [[source.model, source.name, *source.identity] for source in planned.tensor.sources],
         ]
         for planned in plan.tensors
     ]
@@ -58,13 +60,15 @@ def fingerprint(plan: Plan, seed: int, inputs: list[dict[str, Any]], options: Ma
         "method": plan.method.name,
         "recipe": plan.recipe.document.text,
         "seed": seed if random else None,
-        "inputs": [_without_hashes(entry) for entry in inputs],
+        "inputs": [without_hashes(entry) for entry in inputs],
         "donor": plan.donor.label,
         "tensors": tensors,
         "options": dict(options),
     }
     if plan.scaling is not None:
         data["scaling"] = plan.scaling.record
+    if plan.vocabulary is not None:
+        data["vocabulary"] = plan.vocabulary.record
     return hashlib.sha256(json.dumps(data, sort_keys=True, default=str).encode()).hexdigest()
 
 

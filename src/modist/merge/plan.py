@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from modist.checkpoint.dtype import FLOATS, NAMES, QUANTISED
 from modist.checkpoint.folder import Checkpoint
 from modist.errors import UserError, nearest
+from modist.merge.layer import template, text_config
+from modist.merge.layer_lists import mixed_layers, restack
 from modist.merge.method import Method, Parameter, find_method, methods
+from modist.merge.output_template import OutputTemplate, check_template_of, plan_template
+from modist.merge.output_tokenizer import plan_vocabulary
 from modist.merge.scaling import Scaling, attach_scaling
-from modist.merge.tensor import Tensor, TensorSource
-from modist.recipe import Key, Recipe, Scalar, Setting, Slice, Source
+from modist.merge.source import open_source
+from modist.merge.stack import Place, Stack, check_fit, open_stack
+from modist.merge.tensor import Tensor
+from modist.merge.vocabulary import Vocabulary, is_by_token
+from modist.recipe import Key, ModelReference, Recipe, Scalar, Setting, Slice, Source
+from modist.vocabulary.tokens import token_map
 
-_LAYER = re.compile(r"\.(\d+)\.")
 _EMBEDDING = re.compile(r"(^|\.)(embed_tokens|wte|word_embeddings|embed_in)\.weight$")
 HEAD = "lm_head.weight"
 # Rebuilt from the config by every loader; old checkpoints store them.
 _BUFFER = re.compile(r"rotary_emb\.inv_freq$|\.masked_bias$|\.attn\.bias$")
-
-
-def layer_of(tensor: str) -> int | None:
-    """The number of the layer a tensor belongs to, or None for embeddings, final norm and head."""
-    found = _LAYER.search(tensor)
-    return int(found[1]) if found else None
 
 
 def is_embedding(tensor: str) -> bool:
@@ -54,7 +56,9 @@ class PlannedTensor:
         tensor: what the method will be given.
         dtype: of the output, as stored.
         layer: its layer's number, or None.
-        used: for each input, whether any of it reaches the output.
+        used: for each of the tensor's sources, whether any of it reaches the output.
+        members: which of the plan's inputs each source is of.
+        lead: the source that gives shape and dtype.
         copied: True for tensors no method touches (integers, buffers): taken from the lead as they are.
     """
 
@@ -62,11 +66,21 @@ class PlannedTensor:
     dtype: str
     layer: int | None
     used: tuple[bool, ...]
+    members: tuple[int, ...]
+    lead: int
     copied: bool = False
 
     @property
     def name(self) -> str:
         return self.tensor.name
+
+    def uses(self, index: int) -> bool:
+        """Whether any of the plan's input `index` reaches this tensor."""
+        return any(used for used, member in zip(self.used, self.members, strict=True) if member == index)
+
+    def sources_of(self, index: int) -> tuple[int, ...]:
+        """Which of the tensor's sources are of the plan's input `index`."""
+        return tuple(place for place, member in enumerate(self.members) if member == index)
 
 
 @dataclass(frozen=True)
@@ -76,14 +90,17 @@ class Plan:
     Attributes:
         method: how tensors are merged.
         inputs: the models that take part, in the recipe's order, the base last where the recipe names it only as base.
-        base: which input is the base, or None.
-        lead: which input gives names, shapes and order of the output's tensors.
+        base: which input is the base, or None; None too where slices have bases of their own.
+        lead: which input gives the first slice's names, shapes and order.
         donor: whose config and tokenizer are carried.
         tensors: the output.
         untied: whether the output gets a head of its own where the donor's config ties it.
         drops: tensors of the lead that are not written, and why.
         warnings: remarks for the user.
         scaling: of the merged deltas, or None; the tensors have their scales.
+        origins: for each layer of the output, the model and the layer there that lead it; None where they are the lead's own.
+        vocabulary: of the result, where its rows are not simply the parents'.
+        template: the chat template, where it is not the tokenizer's own.
     """
 
     recipe: Recipe
@@ -97,6 +114,9 @@ class Plan:
     drops: Mapping[str, str]
     warnings: tuple[str, ...]
     scaling: Scaling | None = None
+    origins: tuple[tuple[Checkpoint, int], ...] | None = None
+    vocabulary: Vocabulary | None = None
+    template: OutputTemplate | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -104,13 +124,19 @@ class Plan:
 
     def uses(self, index: int, kind: str) -> bool:
         """Whether input `index`'s tensors of a kind (attention, embeddings, any) reach the output."""
-        return any(planned.used[index] for planned in self.tensors if is_kind(planned.name, kind))
+        return any(planned.uses(index) for planned in self.tensors if is_kind(planned.name, kind))
+
+    @property
+    def stacked(self) -> bool:
+        """Whether tensors have other inputs, or come from other layers, than all of the recipe's models in their order."""
+        every = tuple(range(len(self.inputs)))
+        return self.origins is not None or any(planned.members != every for planned in self.tensors)
 
     @property
     def read_bytes(self) -> int:
         """Bytes of the inputs that take part; surveys read some of them twice, from memory as a rule."""
         return sum(
-            source.checkpoint.tensors[source.name].nbytes
+            source.nbytes
             for planned in self.tensors
             for source, used in zip(planned.tensor.sources, planned.used, strict=True)
             if used
@@ -122,7 +148,7 @@ class Plan:
         return sum(
             planned.tensor.size * size.get(planned.dtype, 1)
             if planned.dtype in FLOATS
-            else planned.tensor.sources[self.lead].checkpoint.tensors[planned.name].nbytes
+            else planned.tensor.sources[planned.lead].nbytes
             for planned in self.tensors
         )
 
@@ -146,24 +172,51 @@ def make_plan(
         RecipeError, UserError: with the place and the nearest right value.
     """
     document = recipe.document
+    if recipe.rank is not None:
+        raise document.error("only adapters have a rank, and these are models", "rank")
     method = _method_of(recipe)
-    _check_parameters(recipe, method)
-    inputs, base = _inputs(recipe, method, checkpoints)
+    check_parameters(recipe, method)
+    with_base = _takes_base(recipe, method)
+    _check_counts(recipe, method, with_base)
+    references = _references(recipe, with_base)
+    inputs = tuple(checkpoints[str(reference)] for reference in references)
     donor = checkpoints[str(recipe.donor)]
-    lead = next((index for index, checkpoint in enumerate(inputs) if checkpoint is donor), 0)
     for checkpoint in inputs:
         _refuse_quantised(checkpoint)
-    layers = 1 + max((layer for name in inputs[lead].tensors if (layer := layer_of(name)) is not None), default=-1)
-    _check_slices(recipe, layers)
+    places_of = {reference: (index, inputs[index]) for index, reference in enumerate(references)}
+    stack = open_stack(recipe, places_of, donor, with_base)
+    first = stack.parts[0]
+    lead = first.members[first.lead]
+    bases = {part.members[part.base] for part in stack.parts if part.base is not None}
+    base = bases.pop() if len(bases) == 1 else None
+    if stack.reordered:
+        check_fit(stack, donor)
 
-    names, drops, untied = _output_names(inputs, lead, allow)
-    _check_filters(recipe, names)
-    warnings = _misplaced(recipe, method)
-    planned = []
-    for name in names:
-        planned.append(_plan_tensor(recipe, method, inputs, base, lead, name, layers, seed))
-    plan = Plan(recipe, method, inputs, base, lead, donor, tuple(planned), untied, drops, ())
+    places, drops, untied, warnings = _output_places(stack, inputs, donor, allow)
+    _check_filters(recipe, list(places))
+    warnings += _misplaced(recipe, method)
+    planned = [_plan_tensor(recipe, method, place, name, seed) for name, place in places.items()]
+    vocabulary = plan_vocabulary(recipe, inputs, base, lead, checkpoints, embedding_rows)
+    if vocabulary is not None:
+        warnings += vocabulary.warnings
+        for entry in planned:
+            _align(entry, vocabulary)
+    known = vocabulary.tokenizer.tokens if vocabulary and vocabulary.tokenizer else token_map(donor.folder)
+    chat, remarks = plan_template(recipe, inputs, donor, known)
+    warnings += remarks
+    origins = tuple((part.leader, part.starts[part.lead] + offset) for part, offset in stack.origins)
+    plan = Plan(
+        recipe, method, inputs, base, lead, donor, tuple(planned), untied, drops, (),
+        origins=origins if stack.reordered else None, vocabulary=vocabulary, template=chat,
+    )  # fmt: skip
     _check_presence(plan)
+    if stack.reordered:
+        _check_outside(plan)
+        # Whether its config can be written is known before any tensor is read.
+        restack(json.loads(json.dumps(donor.config)), donor, origins)
+        warnings += mixed_layers([(part.checkpoints, part.starts, part.length) for part in stack.parts])
+        if recipe.scaling is not None:
+            raise document.error("statistics are of the base's own layers, which are stacked otherwise here", "scaling")
     scaling = None if base is None else attach_scaling(recipe, inputs[base], planned, drops)
     for entry in planned:
         if entry.copied:
@@ -171,13 +224,15 @@ def make_plan(
         reason = method.refuses(entry.tensor)
         if reason:
             raise document.error(f"{reason} (tensor {entry.name!r})", *_weights_path(recipe))
-        warnings += [text for text in method.warns(entry.tensor, plan.names) if text not in warnings]
-    return Plan(recipe, method, inputs, base, lead, donor, tuple(planned), untied, drops, tuple(warnings), scaling)
+        names = [source.model for source in entry.tensor.sources]
+        warnings += [text for text in method.warns(entry.tensor, names) if text not in warnings]
+    return replace(plan, warnings=tuple(warnings), scaling=scaling)
 
 
 def check_recipe(recipe: Recipe) -> None:
-    """Check what can be checked without any model: the method, its parameters' names and ranges."""
-    _check_parameters(recipe, _method_of(recipe))
+    """Check what can be checked without any model: the method, its parameters' names and ranges, the template."""
+    check_parameters(recipe, _method_of(recipe))
+    check_template_of(recipe)
 
 
 def _method_of(recipe: Recipe) -> Method:
@@ -191,26 +246,34 @@ def _weights_path(recipe: Recipe) -> tuple[Key, ...]:
     return ("weights",) if ("weights",) in recipe.document.lines else ("merge_method",)
 
 
-def _inputs(recipe: Recipe, method: Method, checkpoints: Mapping[str, Checkpoint]) -> tuple[tuple[Checkpoint, ...], int | None]:
-    document = recipe.document
-    models = [source.model for source in recipe.slices[0].sources]
-    base = None
-    if method.base == "required" and recipe.base is None:
-        raise document.error(f"{method.name} needs a base_model", "merge_method")
-    if method.base != "ignored" and recipe.base is not None:
-        if recipe.base not in models:
-            models.append(recipe.base)
-        base = models.index(recipe.base)
+def _takes_base(recipe: Recipe, method: Method) -> bool:
+    if method.base == "required" and any(part.base is None for part in recipe.slices):
+        raise recipe.document.error(f"{method.name} needs a base_model", "merge_method")
+    return method.base != "ignored" and any(part.base is not None for part in recipe.slices)
+
+
+def _references(recipe: Recipe, with_base: bool) -> list[ModelReference]:
+    """The models that take part, each once, a base that no slice lists behind them."""
+    found = [source.model for part in recipe.slices for source in part.sources]
+    if with_base:
+        found += [part.base for part in recipe.slices if part.base is not None]
+    return list(dict.fromkeys(found))
+
+
+def _check_counts(recipe: Recipe, method: Method, with_base: bool) -> None:
     fewest, most = method.inputs
-    others = len(models) - (base is not None)
-    if others < fewest or (most is not None and others > most):
-        wanted = str(fewest) if most == fewest else f"at least {fewest}" if most is None else f"{fewest} to {most}"
-        beside = " beside the base" if base is not None else ""
-        raise document.error(
-            f"{method.name} merges {wanted} model{'' if wanted == '1' else 's'}{beside}; the recipe names {others}",
-            *recipe.slices[0].path,
-        )
-    return tuple(checkpoints[str(model)] for model in models), base
+    for part in recipe.slices:
+        based = with_base and part.base is not None
+        # A base listed with other layers too is a model like others there.
+        others = len(part.sources) - (based and part.base in [source.model for source in part.sources])
+        if others < fewest or (most is not None and others > most):
+            wanted = str(fewest) if most == fewest else f"at least {fewest}" if most is None else f"{fewest} to {most}"
+            beside = " beside the base" if based else ""
+            raise recipe.document.error(
+                f"{method.name} merges {wanted} model{'' if wanted == '1' else 's'}{beside}; the"
+                f" {'recipe' if len(recipe.slices) == 1 else 'slice'} names {others}",
+                *part.path,
+            )
 
 
 def _every_settings(recipe: Recipe) -> Iterable[tuple[str, Setting, Source | None]]:
@@ -224,7 +287,7 @@ def _every_settings(recipe: Recipe) -> Iterable[tuple[str, Setting, Source | Non
                 yield name, setting, source
 
 
-def _check_parameters(recipe: Recipe, method: Method) -> None:
+def check_parameters(recipe: Recipe, method: Method) -> None:
     if recipe.scaling is not None and not method.scales:
         scaled = ", ".join(name for name, other in methods().items() if other.scales)
         raise recipe.document.error(f"{method.name} merges no deltas that could be scaled; {scaled} do", "scaling")
@@ -255,18 +318,6 @@ def _misplaced(recipe: Recipe, method: Method) -> list[str]:
     return remarks
 
 
-def _check_slices(recipe: Recipe, layers: int) -> None:
-    last = recipe.slices[-1]
-    if last.layers is not None and last.layers[1] != layers:
-        stop = last.layers[1]
-        verb = "ends" if stop < layers else "reaches beyond the model: it ends"
-        raise recipe.document.error(
-            f"the slice {verb} at layer {stop}, the model at {layers}: full ranges are supported, pruning and stacking"
-            " (frankenmerging) not yet",
-            *last.path,
-        )
-
-
 def _check_filters(recipe: Recipe, names: Sequence[str]) -> None:
     parts = sorted({part for name in names for part in re.split(r"[.]", name) if not part.isdigit()})
     for _, setting, _ in _every_settings(recipe):
@@ -292,30 +343,31 @@ def _refuse_quantised(checkpoint: Checkpoint) -> None:
     )
 
 
-def _output_names(inputs: Sequence[Checkpoint], lead: int, allow: frozenset[str]) -> tuple[list[str], dict[str, str], bool]:
-    """The tensors to write, those of the lead that are left out, and whether a head is added to a tied lead."""
-    tensors = inputs[lead].tensors
-    drops: dict[str, str] = {}
-    names = list(tensors)
-    embedding = embedding_name(names)
-    tied_config = bool(text_config(inputs[lead].config).get("tie_word_embeddings"))
-    if HEAD in tensors and embedding and tied_config and _equal(inputs[lead], HEAD, embedding):
+def _output_places(
+    stack: Stack, inputs: Sequence[Checkpoint], donor: Checkpoint, allow: frozenset[str]
+) -> tuple[dict[str, Place], dict[str, str], bool, list[str]]:
+    """The tensors to write, those left out, whether the output gets a head that the donor's config ties, and remarks."""
+    places, drops = stack.places(), {}
+    bottom, top = stack.parts[0].leader, stack.parts[-1].leader
+    embedding = embedding_name(top.tensors)
+    tied = bool(text_config(donor.config).get("tie_word_embeddings"))
+    top_tied = bool(text_config(top.config).get("tie_word_embeddings"))
+    if HEAD in places and embedding and bottom is top and top_tied and _equal(top, HEAD, embedding):
         drops[HEAD] = "tied to the embeddings, which hold the same values"
-        names.remove(HEAD)
-    untied = False
-    if HEAD not in names and HEAD not in drops and embedding and "tying" in allow:
-        if any(HEAD in checkpoint.tensors for checkpoint in inputs):
-            names.append(HEAD)
+        del places[HEAD]
+    untied, warnings = False, []
+    if HEAD not in places and HEAD not in drops and embedding:
+        if "tying" in allow and (bottom is not top or any(HEAD in checkpoint.tensors for checkpoint in inputs)):
+            places[HEAD] = stack.place_of_head()
             untied = True
-    elif HEAD in names and tied_config:
+        elif bottom is not top:
+            warnings.append(
+                f"the head is tied to the embeddings of {bottom.label}, and the last layers are of {top.label}, which has its"
+                " own; --allow tying gives the result a head of its own"
+            )
+    elif HEAD in places and tied:
         untied = True
-    return names, drops, untied
-
-
-def text_config(config: Mapping[str, object]) -> Mapping[str, object]:
-    """The part of a config that speaks of the language model."""
-    inner = config.get("text_config")
-    return inner if isinstance(inner, Mapping) else config
+    return places, drops, untied, warnings
 
 
 def _equal(checkpoint: Checkpoint, one: str, two: str) -> bool:
@@ -332,18 +384,7 @@ def _equal(checkpoint: Checkpoint, one: str, two: str) -> bool:
     )
 
 
-def _slice_of(recipe: Recipe, name: str, layer: int | None, layers: int) -> tuple[Slice, float]:
-    """The slice that speaks for a tensor, and how deep in it the tensor lies (mergekit's rule)."""
-    if layer is None:
-        return recipe.slices[0 if is_embedding(name) else -1], 0.0
-    for part in recipe.slices:
-        first, stop = part.layers or (0, layers)
-        if first <= layer < stop:
-            return part, (layer - first) / (stop - first - 1) if stop - first > 1 else 1.0
-    return recipe.slices[-1], 1.0
-
-
-def _resolve(
+def resolve(
     recipe: Recipe,
     part: Slice,
     source: Source | None,
@@ -366,41 +407,51 @@ def _resolve(
     return parameter.default
 
 
-def _plan_tensor(
-    recipe: Recipe,
-    method: Method,
-    inputs: tuple[Checkpoint, ...],
-    base: int | None,
-    lead: int,
-    name: str,
-    layers: int,
-    seed: int,
-) -> PlannedTensor:
-    layer = layer_of(name)
-    part, depth = _slice_of(recipe, name, layer, layers)
+def _plan_tensor(recipe: Recipe, method: Method, place: Place, name: str, seed: int) -> PlannedTensor:
+    part = place.part
     shared = {
-        parameter.name: _resolve(recipe, part, None, parameter, name, depth, "")
+        parameter.name: resolve(recipe, part.slice, None, parameter, name, place.depth, "")
         for parameter in method.parameters
         if parameter.scope == "shared"
     }
     each: list[dict[str, Scalar]] = []
-    for index, checkpoint in enumerate(inputs):
-        source = part.sources[index] if index < len(part.sources) else None
+    for index, (source, checkpoint) in enumerate(zip(part.sources, part.checkpoints, strict=True)):
         each.append(
             {
-                parameter.name: _resolve(recipe, part, source, parameter, name, depth, checkpoint.label)
+                parameter.name: resolve(recipe, part.slice, source, parameter, name, place.depth, checkpoint.label)
                 for parameter in method.parameters
-                if parameter.scope == "input" or (parameter.scope == "other" and index != base)
+                if parameter.scope == "input" or (parameter.scope == "other" and index != part.base)
             }
         )
-    sources = [TensorSource(checkpoint, _stored_name(checkpoint, name), checkpoint.label) for checkpoint in inputs]
-    stored = inputs[lead].tensors[sources[lead].name]
-    tensor = Tensor(name, stored.shape, sources, base, shared, each, seed)
-    if stored.dtype not in FLOATS or _BUFFER.search(name):
-        return PlannedTensor(tensor, stored.dtype, layer, tuple(i == lead for i in range(len(inputs))), copied=True)
-    dtype = NAMES[recipe.dtype] if recipe.dtype else method.dtype(tensor) or stored.dtype
-    used = tuple(method.contributes(tensor, index) for index in range(len(inputs)))
-    return PlannedTensor(tensor, dtype, layer, used)
+    sources = [
+        open_source(checkpoint, _stored_name(checkpoint, place.name_in(index, name)))
+        for index, checkpoint in enumerate(part.checkpoints)
+    ]
+    led = sources[part.lead]
+    tensor = Tensor(name, led.shape, sources, part.base, shared, each, seed)
+    if led.dtype not in FLOATS or _BUFFER.search(name):
+        taken = tuple(index == part.lead for index in range(len(sources)))
+        return PlannedTensor(tensor, led.dtype, place.layer, taken, part.members, part.lead, copied=True)
+    dtype = NAMES[recipe.dtype] if recipe.dtype else method.dtype(tensor) or led.dtype
+    used = tuple(method.contributes(tensor, index) for index in range(len(sources)))
+    return PlannedTensor(tensor, dtype, place.layer, used, part.members, part.lead)
+
+
+def _align(planned: PlannedTensor, vocabulary: Vocabulary) -> None:
+    """Give a tensor with a row for each token the rows of the output's vocabulary."""
+    tensor = planned.tensor
+    if planned.copied or not vocabulary.covers(tensor.name, tensor.sources[planned.lead]):
+        return
+    everywhere = [open_source(parent, _stored_name(parent, tensor.name)) for parent in vocabulary.parents]
+    tensor.sources = vocabulary.aligned(tensor.sources, planned.members, everywhere)
+    tensor.shape = tensor.sources[planned.lead].shape
+
+
+def embedding_rows(checkpoint: Checkpoint) -> int | None:
+    """How many rows a model's embeddings have; None where it has none."""
+    name = embedding_name(checkpoint.tensors)
+    held = checkpoint.tensors[name] if name else None
+    return held.shape[0] if held is not None and held.elements and held.shape else None
 
 
 def _stored_name(checkpoint: Checkpoint, name: str) -> str:
@@ -412,26 +463,43 @@ def _stored_name(checkpoint: Checkpoint, name: str) -> str:
 
 def _check_presence(plan: Plan) -> None:
     for planned in plan.tensors:
+        lead = planned.tensor.sources[planned.lead]
         for source, used in zip(planned.tensor.sources, planned.used, strict=True):
             if not used:
                 continue
-            stored = source.checkpoint.tensors.get(source.name)
-            lead = plan.inputs[plan.lead].label
-            if stored is None:
+            if not source.present:
                 raise UserError(
-                    f"{source.model}: has no tensor {source.name!r}, which {lead} has: these are models of different"
+                    f"{source.model}: has no tensor {source.name!r}, which {lead.model} has: these are models of different"
                     " architectures, which can be mixed or fused, not merged"
                 )
-            if stored.shape != planned.tensor.shape:
+            if source.shape != planned.tensor.shape:
                 raise UserError(
-                    f"{source.model}: tensor {source.name!r} has the shape {list(stored.shape)}, in {lead} it is"
+                    f"{source.model}: tensor {source.name!r} has the shape {list(source.shape)}, in {lead.model} it is"
                     f" {list(planned.tensor.shape)}: only tensors of one shape can be merged"
                 )
-            if stored.dtype not in FLOATS and not planned.copied:
-                raise UserError(f"{source.model}: tensor {source.name!r} has the dtype {stored.dtype}, not a float")
+            if source.dtype not in FLOATS and not planned.copied:
+                raise UserError(f"{source.model}: tensor {source.name!r} has the dtype {source.dtype}, not a float")
+
+
+def _check_outside(plan: Plan) -> None:
+    """Whether what lies outside a stack of several models' layers has the donor's shapes."""
+    for planned in plan.tensors:
+        own = plan.donor.tensors.get(planned.name)
+        if plan.vocabulary is not None and is_by_token(planned.name):
+            continue
+        if planned.layer is None and own is not None and own.shape != planned.tensor.shape:
+            raise UserError(
+                f"{planned.tensor.sources[planned.lead].model}: {planned.name!r} has the shape {list(planned.tensor.shape)},"
+                f" {plan.donor.label}, whose config the result carries, has {list(own.shape)}"
+            )
 
 
 def left_out(plan: Plan, index: int) -> list[str]:
-    """Tensors of an input that the output has no place for."""
-    written = {planned.name for planned in plan.tensors} | set(plan.drops)
-    return [name for name in plan.inputs[index].tensors if name not in written and not _BUFFER.search(name)]
+    """Tensors of an input that the output has no place for; layers that a recipe leaves out are none."""
+    kinds = {template(name) for name in [*(planned.name for planned in plan.tensors), *plan.drops]}
+    named = {planned.name for planned in plan.tensors} | set(plan.drops)
+    return [
+        name
+        for name in plan.inputs[index].tensors
+        if (template(name) not in kinds if plan.origins else name not in named) and not _BUFFER.search(name)
+    ]

@@ -25,6 +25,7 @@ class MergeReport:
             `total`.
         resumed: tensors that an earlier run had finished.
         already: whether there was nothing to do.
+        lost: of adapters cut to a lower rank, the share of the merged delta's norm that is gone, 0 to 1.
         peak_memory_bytes: of this process, the interpreter and its imports included.
     """
 
@@ -40,6 +41,7 @@ class MergeReport:
     resumed: int = 0
     already: bool = False
     peak_memory_bytes: int | None = None
+    lost: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -17,7 +17,9 @@ from modist.checkpoint.header import read_header
 from modist.checkpoint.shards import DEFAULT_SHARD_BYTES, Shard, ShardFiles, disk_error, index_json, lay_out
 from modist.checkpoint.staging import MANIFEST, Staging, check_output
 from modist.errors import MergeError, UserError, nearest
-from modist.merge.carry import carried_files, patched_config
+from modist.merge.adapter_run import merge_adapters
+from modist.merge.adapters import AdapterPlan, merges_adapters
+from modist.merge.carry import patched_config, result_files
 from modist.merge.compare import ALLOWABLE, Aspect, compare, refuse
 from modist.merge.engine import Engine, Events, Nonfinite, Note
 from modist.merge.hashing import Hasher
@@ -49,7 +51,7 @@ class Watch:
         advance: bytes of output written.
     """
 
-    planned: Callable[[Plan, tuple[Aspect, ...]], None] = lambda plan, aspects: None
+    planned: Callable[[Plan | AdapterPlan, tuple[Aspect, ...]], None] = lambda plan, aspects: None
     warning: Callable[[str], None] = lambda text: None
     phase: Callable[[str], None] = lambda name: None
     advance: Callable[[int], None] = lambda count: None
@@ -109,7 +111,7 @@ def merge(
     trust_remote_code: bool = False,
     watch: Watch | None = None,
 ) -> MergeReport:
-    """Merge the models of a recipe into one checkpoint.
+    """Merge the models of a recipe into one checkpoint, or its adapters into one adapter.
 
     Args:
         recipe: a YAML file in either dialect, or a recipe already read.
@@ -133,6 +135,9 @@ def merge(
     """
     began = time.perf_counter()
     watch, out, allowed = watch or Watch(), Path(out), frozenset(allow)
+    recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
+    if merges_adapters(recipe):
+        return merge_adapters(recipe, out, resume=resume, hash_inputs=hash_inputs, seed=seed, watch=watch)
     prepared = prepare(recipe, seed=seed, allow=allowed, allow_code=trust_remote_code)
     watch.planned(prepared.plan, prepared.aspects)
     refuse(prepared.aspects)
@@ -144,9 +149,9 @@ def merge(
     warnings = _warnings(prepared, trust_remote_code)
     for text in warnings:
         watch.warning(text)
-    check_output(out, {checkpoint.label: checkpoint.folder for checkpoint in prepared.checkpoints.values()})
+    check_output(out, _folders(prepared))
 
-    carried = carried_files(plan.donor, trust_remote_code)
+    carried = result_files(plan, trust_remote_code)
     inputs = [describe_input(c, prepared.models.commits[key], hash_inputs) for key, c in prepared.checkpoints.items()]
     options = {"shard_bytes": shard_bytes, "allow": sorted(allowed), "trust_remote_code": trust_remote_code}
     print_ = fingerprint(plan, seed, inputs, options)
@@ -308,6 +313,7 @@ def _manifest(
     nonfinite: Mapping[str, int],
 ) -> dict[str, Any]:
     text, scaling = prepared.recipe.document.text, prepared.plan.scaling
+    vocabulary = prepared.plan.vocabulary
     return {
         "format": 1,
         "versions": versions(),
@@ -317,6 +323,7 @@ def _manifest(
         "recipe": {"file": RECIPE_FILE, "sha256": recipe_digest(text), "text": text},
         "options": options,
         **({} if scaling is None else {"scaling": scaling.record}),
+        **({} if vocabulary is None else {"vocabulary": vocabulary.record}),
         "inputs": inputs,
         "config_from": prepared.plan.donor.label,
         "parents": [asdict(parent) for parent in report.parents],
@@ -355,6 +362,13 @@ def _check_space(out: Path, needed: int, staging: Staging, resume: bool) -> None
         free += sum(path.stat().st_blocks * 512 for path in staging.model.iterdir() if path.is_file())
     if free < needed:
         raise MergeError(f"{out}: the disk is full: the result needs {needed:,} bytes, {free:,} are free")
+
+
+def _folders(prepared: Prepared) -> dict[str, Path]:
+    """Every folder that is read."""
+    found = {checkpoint.label: checkpoint.folder for checkpoint in prepared.checkpoints.values()}
+    adapters = [checkpoint.adapter for checkpoint in prepared.checkpoints.values() if checkpoint.adapter is not None]
+    return found | {adapter.label: adapter.folder for adapter in adapters}
 
 
 def _already(

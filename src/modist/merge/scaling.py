@@ -297,16 +297,15 @@ def _squares(entry: PlannedTensor, crew: Crew, size: int) -> float:
     moved = []
     for index in tensor.others:
         source = tensor.sources[index]
-        stored = source.checkpoint.tensors.get(source.name)
-        if stored is not None and stored.shape == tensor.shape and stored.dtype in FLOATS:
+        if source.present and source.shape == tensor.shape and source.dtype in FLOATS:
             moved.append(source)
 
     def sums(number: int) -> Values:
         start, stop = number * size, min((number + 1) * size, tensor.size)
-        origin = base.checkpoint.floats(base.name, start, stop)
+        origin = base.floats(start, stop)
         found = []
         for source in moved:
-            delta = source.checkpoint.floats(source.name, start, stop)
+            delta = source.floats(start, stop)
             np.subtract(delta, origin, out=delta)
             found.append(run_dots(delta, delta))
         return np.concatenate(found) if found else np.zeros(0)

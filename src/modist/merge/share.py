@@ -72,13 +72,13 @@ def shares(plan: Plan, notes: Mapping[str, Note]) -> list[ParentShare]:
 
 def _taken(plan: Plan, entries: Any, notes: Mapping[str, Note], index: int) -> float | None:
     total = sum(planned.tensor.size for planned in entries)
-    taken = sum(notes[planned.name].get(f"taken {index}", 0.0) for planned in entries)
+    taken = sum(_noted(planned, notes, "taken", index) for planned in entries)
     return taken / total if total else None
 
 
 def _kept(plan: Plan, entries: Any, notes: Mapping[str, Note], index: int) -> float | None:
-    before = math.fsum(notes[planned.name].get(f"norm {index}", 0.0) for planned in entries)
-    after = math.fsum(notes[planned.name].get(f"kept {index}", 0.0) for planned in entries)
+    before = math.fsum(_noted(planned, notes, "norm", index) for planned in entries)
+    after = math.fsum(_noted(planned, notes, "kept", index) for planned in entries)
     return math.sqrt(after / before) if before else 0.0
 
 
@@ -86,11 +86,17 @@ def _weight(plan: Plan, entries: Any, notes: Mapping[str, Note], index: int) -> 
     total, amount = 0, 0.0
     for planned in entries:
         total += planned.tensor.size
-        amount += planned.tensor.size * _coefficient(planned, index)
+        amount += planned.tensor.size * math.fsum(_coefficient(planned, source) for source in planned.sources_of(index))
     return amount / total if total else None
 
 
+def _noted(planned: PlannedTensor, notes: Mapping[str, Note], quantity: str, index: int) -> float:
+    """What was noted of an input in one tensor, where it may stand several times or not at all."""
+    return math.fsum(notes[planned.name].get(f"{quantity} {source}", 0.0) for source in planned.sources_of(index))
+
+
 def _coefficient(planned: PlannedTensor, index: int) -> float:
+    """The weight of source `index` in one tensor."""
     tensor = planned.tensor
     if "t" in tensor.values:
         t = tensor.number("t")

@@ -19,10 +19,10 @@ import numpy as np
 import numpy.typing as npt
 
 from modist.checkpoint.dtype import Array, Floats
-from modist.checkpoint.folder import Checkpoint
 from modist.merge.crew import Crew
 from modist.merge.draw import Uniform, stream_key
 from modist.merge.selection import ROOM, SAMPLE, Keys, Largest, largest
+from modist.merge.source import TensorSource
 from modist.recipe import Scalar
 
 BLOCK = 1 << 18
@@ -68,13 +68,11 @@ class Block:
 
     def __getitem__(self, index: int) -> Floats:
         """Input `index` as float32 [n], in a new array that may be overwritten."""
-        source = self.tensor.sources[index]
-        return source.checkpoint.floats(source.name, self.start, self.stop)
+        return self.tensor.sources[index].floats(self.start, self.stop)
 
     def stored(self, index: int) -> Array:
         """Input `index` as it is stored [n]."""
-        source = self.tensor.sources[index]
-        return source.checkpoint.read(source.name, self.start, self.stop)
+        return self.tensor.sources[index].stored(self.start, self.stop)
 
     @property
     def base(self) -> Floats:
@@ -97,15 +95,6 @@ class Block:
     def note(self, quantity: str, amount: float) -> None:
         """Add to a quantity that the report sums over blocks and tensors."""
         self.tally[quantity] = self.tally.get(quantity, 0.0) + float(amount)
-
-
-@dataclass(frozen=True)
-class TensorSource:
-    """One input's copy of the tensor: the checkpoint that holds it and its name there."""
-
-    checkpoint: Checkpoint
-    name: str
-    model: str
 
 
 @dataclass

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from modist.checkpoint.adapter import CONFIG, Adapter
 from modist.checkpoint.dtype import all_finite
 from modist.checkpoint.folder import Checkpoint
 from modist.checkpoint.staging import MANIFEST
@@ -80,9 +81,13 @@ def _files(out: Path, files: dict[str, Any]) -> Check:
     return Check("hashes", True, f"{len(files)} files are as they were written")
 
 
+def _opened(out: Path) -> Checkpoint:
+    return Adapter.open(out).weights if (out / CONFIG).exists() else Checkpoint.open(out)
+
+
 def _headers(out: Path) -> Check:
     try:
-        checkpoint = Checkpoint.open(out)
+        checkpoint = _opened(out)
     except (CheckpointError, UserError) as error:
         return Check("headers", False, str(error))
     checkpoint.close()
@@ -90,7 +95,7 @@ def _headers(out: Path) -> Check:
 
 
 def _values(out: Path, manifest: dict[str, Any]) -> Check:
-    checkpoint = Checkpoint.open(out)
+    checkpoint = _opened(out)
     known = manifest.get("nonfinite_blocks") or {}
     try:
         for name, tensor in checkpoint.tensors.items():

@@ -12,31 +12,13 @@ from pydantic import BaseModel, ValidationError
 
 from modist.errors import RecipeError, nearest
 from modist.recipe.document import Document, Key, parse_document, read_document, short
-from modist.recipe.reference import ModelReference, is_folder
+from modist.recipe.reference import ModelReference, is_folder, read_reference
 from modist.recipe.schema import MergeFile, MixtureFile, ScalingEntry, SliceEntry
-from modist.recipe.setting import Setting, constant, read_setting
+from modist.recipe.setting import Setting, Settings, constant, read_settings
+from modist.recipe.slice import Slice, Source, read_slices, refuse_twice
+from modist.recipe.vocabulary import TokenizerOption, read_tokenizer_option
 
-Settings = Mapping[str, Setting]
 T = TypeVar("T", bound=BaseModel)
-
-
-@dataclass(frozen=True)
-class Source:
-    """One model's part in a slice."""
-
-    model: ModelReference
-    parameters: Settings
-    path: tuple[Key, ...]
-
-
-@dataclass(frozen=True)
-class Slice:
-    """A run of layers and the models it is made of; `layers` of None means all of them."""
-
-    sources: tuple[Source, ...]
-    parameters: Settings
-    layers: tuple[int, int] | None
-    path: tuple[Key, ...]
 
 
 @dataclass(frozen=True)
@@ -60,12 +42,15 @@ class Recipe:
 
     Attributes:
         method: the merge method's name (`mod` for Configuration 1).
-        slices: runs of layers from bottom to top; every slice has the same models in the same order.
+        slices: runs of layers from bottom to top; one for the whole depth where the recipe lists models.
         base: the model the others are measured from, or None.
         parameters: settings for the whole recipe, lowest in precedence.
         dtype: of the output, or None to keep the stored one.
         model_kwargs: for loading an expert when it is run; never obeyed for `trust_remote_code`.
         scaling: how the merged delta is scaled, or None.
+        tokenizer: whose tokenizer the result carries, or None for the donor's as it is.
+        chat_template: `auto`, a template's name, or the template itself; None for the tokenizer's own.
+        rank: of a merged adapter, or None for the sum of the ranks.
         document: the YAML it came from.
     """
 
@@ -77,12 +62,16 @@ class Recipe:
     document: Document = field(repr=False)
     model_kwargs: Mapping[str, Any] = field(default_factory=dict)
     scaling: ScalingOption | None = None
+    tokenizer: TokenizerOption | None = None
+    chat_template: str | None = None
+    rank: int | None = None
 
     @property
     def models(self) -> tuple[ModelReference, ...]:
-        """The models in the order of the recipe, the base last if no slice names it."""
-        named = tuple(source.model for source in self.slices[0].sources)
-        return named if self.base is None or self.base in named else (*named, self.base)
+        """The models in the order of the recipe, a base last if no slice names it as a source."""
+        named = [source.model for part in self.slices for source in part.sources]
+        bases = [part.base for part in self.slices if part.base is not None]
+        return tuple(dict.fromkeys([*named, *([] if self.base is None else [self.base]), *bases]))
 
     @property
     def donor(self) -> ModelReference:
@@ -136,7 +125,7 @@ def validate(document: Document, model: type[T]) -> T:
 def _readable(document: Document, model: type[BaseModel], error: ValidationError) -> RecipeError:
     """The first problem in reading order, as one line."""
     problems = sorted(
-        error.errors(include_url=False),
+        _branches_meant(document, error.errors(include_url=False)),
         # A key is missing, as a rule, because it is misspelt: the unknown one says more.
         key=lambda problem: (problem["type"] == "missing", document.lines.get(_known(document, problem["loc"]), 0)),
     )
@@ -159,6 +148,17 @@ def _readable(document: Document, model: type[BaseModel], error: ValidationError
     return document.error(f"{shown}: {message}{hint}", *path)
 
 
+def _branches_meant(document: Document, problems: Sequence[Any]) -> list[Any]:
+    """Where a key takes a word or a mapping, what is wrong inside the mapping, not that it is no word."""
+    places = [(_known(document, problem["loc"]), problem) for problem in problems]
+    return [
+        problem
+        for place, problem in places
+        if problem["type"] != "string_type"
+        or not any(other is not problem and found[: len(place)] == place for found, other in places)
+    ]
+
+
 def _known(document: Document, location: tuple[Key, ...]) -> tuple[Key, ...]:
     """The part of pydantic's location that the document has (unions add parts of their own)."""
     path: tuple[Key, ...] = ()
@@ -179,32 +179,12 @@ def _allowed(model: type[BaseModel], location: tuple[Key, ...]) -> list[str]:
                 node = option["properties"][key]
             elif isinstance(key, int) and "items" in option:
                 node = option["items"]
+            elif isinstance(key, str) and isinstance(option.get("additionalProperties"), dict):
+                node = option["additionalProperties"]
         if "$ref" in node:
             node = definitions[node["$ref"].rsplit("/", 1)[-1]]
     optional = [definitions[part["$ref"].rsplit("/", 1)[-1]] for part in node.get("anyOf", []) if "$ref" in part]
     return [name for part in (node, *optional) for name in part.get("properties", {})]
-
-
-def _reference(document: Document, text: str, path: tuple[Key, ...]) -> ModelReference:
-    try:
-        reference = ModelReference.parse(text)
-    except ValueError as error:
-        raise document.error(str(error), *path) from None
-    if reference.adapter:
-        raise document.error(f"{text!r} asks for a LoRA adapter, which modist cannot merge on the fly yet", *path)
-    if reference.is_local and not is_folder(reference.source):
-        beside = str(Path(document.name).parent / reference.folder)
-        if is_folder(beside):
-            return ModelReference(beside, reference.revision)
-        above = reference.folder.parent
-        known = [p.name for p in above.glob("*") if p.is_dir()] if is_folder(str(above)) else []
-        close = nearest(reference.folder.name, known)
-        raise document.error(f"there is no folder {text!r}{close}", *path)
-    return reference
-
-
-def _read_settings(document: Document, data: dict[str, Any] | None, path: tuple[Key, ...]) -> Settings:
-    return {key: read_setting(document, value, (*path, key)) for key, value in (data or {}).items()}
 
 
 def _read_mixture(document: Document, file: MixtureFile) -> Recipe:
@@ -216,11 +196,11 @@ def _read_mixture(document: Document, file: MixtureFile) -> Recipe:
     sources = []
     for index, (expert, weight) in enumerate(zip(file.experts, file.weights, strict=True)):
         path: tuple[Key, ...] = ("experts", index, "source_model")
-        reference = _reference(document, expert.source_model, path)
+        reference = read_reference(document, expert.source_model, path)
         setting = Setting(constant(weight).cases, ("weights", index))
         sources.append(Source(reference, {"weight": setting}, path))
-    _refuse_twice(document, sources)
-    base = _reference(document, file.base_model, ("base_model",)) if file.base_model is not None else None
+    refuse_twice(document, sources)
+    base = read_reference(document, file.base_model, ("base_model",)) if file.base_model is not None else None
     options = {key: getattr(file, key) for key in ("normalize", "select", "scope")}
     parameters = {key: Setting(constant(value).cases, (key,)) for key, value in options.items() if value is not None}
     kwargs = file.model_kwargs or {}
@@ -228,7 +208,7 @@ def _read_mixture(document: Document, file: MixtureFile) -> Recipe:
         kwargs = {key: value for part in kwargs for key, value in part.items()}
     return Recipe(
         method="mod",
-        slices=(Slice(tuple(sources), {}, None, ()),),
+        slices=(Slice(tuple(sources), {}, (), base),),
         base=base,
         parameters=parameters,
         dtype=file.out_dtype or file.dtype,
@@ -243,33 +223,33 @@ def _read_merge(document: Document, file: MergeFile) -> Recipe:
         found = " and ".join(repr(key) for key in given) or "none of them"
         raise document.error(f"exactly one of 'models' and 'slices' says what to merge; found {found}", *given[:1])
     _refuse_what_comes_later(document, file)
-    base = _reference(document, file.base_model, ("base_model",)) if file.base_model is not None else None
+    base = read_reference(document, file.base_model, ("base_model",)) if file.base_model is not None else None
     if file.models is not None:
         sources = tuple(
             Source(
-                _reference(document, entry.model, ("models", index, "model")),
-                _read_settings(document, entry.parameters, ("models", index, "parameters")),
+                read_reference(document, entry.model, ("models", index, "model")),
+                read_settings(document, entry.parameters, ("models", index, "parameters")),
                 ("models", index),
             )
             for index, entry in enumerate(file.models)
         )
-        slices: tuple[Slice, ...] = (Slice(sources, {}, None, ("models",)),)
+        slices: tuple[Slice, ...] = (Slice(sources, {}, ("models",), base),)
     else:
-        slices = tuple(
-            _read_slice(document, entry, ("slices", index)) for index, entry in enumerate(cast(list[SliceEntry], file.slices))
-        )
-        base = _one_base(document, file, base)
-        _refuse_stacking(document, slices)
+        slices = read_slices(document, cast(list[SliceEntry], file.slices), base)
+        base = base or slices[0].base
     for part in slices:
-        _refuse_twice(document, part.sources)
+        refuse_twice(document, part.sources)
     return Recipe(
         method=file.merge_method,
         slices=slices,
         base=base,
-        parameters=_read_settings(document, file.parameters, ("parameters",)),
+        parameters=read_settings(document, file.parameters, ("parameters",)),
         dtype=file.out_dtype or file.dtype,
         document=document,
         scaling=_read_scaling(document, file.scaling),
+        tokenizer=read_tokenizer_option(document, file.tokenizer_source, file.tokenizer),
+        chat_template=file.chat_template,
+        rank=file.rank,
     )
 
 
@@ -298,85 +278,3 @@ def _is_file(path: Path) -> bool:
 def _refuse_what_comes_later(document: Document, file: MergeFile) -> None:
     if file.modules is not None:
         raise document.error("merging by modules (vision and text towers) is not supported", "modules")
-    if file.tokenizer_source not in (None, "base"):
-        raise document.error(
-            f"{file.tokenizer_source!r} is not supported yet; the result carries the base's tokenizer ('base')",
-            "tokenizer_source",
-        )
-    if file.tokenizer is not None and file.tokenizer != {"source": "base"}:
-        raise document.error("only 'source: base' is supported yet; the result carries the base's tokenizer", "tokenizer")
-    if file.chat_template is not None:
-        raise document.error("not supported yet; the result carries the base's chat template", "chat_template")
-
-
-def _read_slice(document: Document, entry: SliceEntry, path: tuple[Key, ...]) -> Slice:
-    if entry.residual_weight is not None:
-        raise document.error("not supported; mergekit ignores it too", *path, "residual_weight")
-    sources = []
-    for index, item in enumerate(entry.sources):
-        here: tuple[Key, ...] = (*path, "sources", index)
-        start, stop = item.layer_range
-        if not 0 <= start < stop:
-            raise document.error(
-                f"{item.layer_range} is no range of layers; write [first, one past the last]",
-                *here,
-                "layer_range",
-            )
-        if item.layer_range != entry.sources[0].layer_range:
-            raise document.error(
-                f"{item.layer_range} differs from {entry.sources[0].layer_range} above: stacking other layers"
-                " (frankenmerging) is not supported yet",
-                *here,
-                "layer_range",
-            )
-        sources.append(
-            Source(
-                _reference(document, item.model, (*here, "model")),
-                _read_settings(document, item.parameters, (*here, "parameters")),
-                here,
-            )
-        )
-    first, last = entry.sources[0].layer_range
-    return Slice(tuple(sources), _read_settings(document, entry.parameters, (*path, "parameters")), (first, last), path)
-
-
-def _one_base(document: Document, file: MergeFile, base: ModelReference | None) -> ModelReference | None:
-    for index, entry in enumerate(cast(list[SliceEntry], file.slices)):
-        if entry.base_model is None:
-            continue
-        own = _reference(document, entry.base_model, ("slices", index, "base_model"))
-        if base is not None and own != base:
-            raise document.error(
-                f"{own} differs from the base {base} of the slices before; one base for all is supported",
-                "slices",
-                index,
-                "base_model",
-            )
-        base = own
-    return base
-
-
-def _refuse_stacking(document: Document, slices: tuple[Slice, ...]) -> None:
-    expected = 0
-    for index, part in enumerate(slices):
-        if part.layers is not None and part.layers[0] != expected:
-            raise document.error(
-                f"the slice starts at layer {part.layers[0]} where {expected} comes next: stacking and pruning layers"
-                " (frankenmerging) are not supported yet",
-                *part.path,
-            )
-        if [s.model for s in part.sources] != [s.model for s in slices[0].sources]:
-            raise document.error(
-                "the slice names other models than the first: stacking (frankenmerging) is not supported yet",
-                "slices",
-                index,
-            )
-        expected = part.layers[1] if part.layers else expected
-
-
-def _refuse_twice(document: Document, sources: Sequence[Source]) -> None:
-    seen: set[ModelReference] = set()
-    for source in sources:
-        if source.model in seen:
-            raise document.error(f"{str(source.model)!r} is listed twice", *source.path)
-        seen.add(source.model)

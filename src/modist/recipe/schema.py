@@ -93,8 +93,30 @@ class ScalingEntry(_Strict):
     )
 
 
+class TokenSourceEntry(_Strict):
+    kind: Literal["zero", "model_token"]
+    model: str | None = None
+    token: str | None = None
+    token_id: int | None = Field(None, ge=0)
+
+
+class TokenEntry(_Strict):
+    source: str | TokenSourceEntry | None = Field(
+        None, description="a model whose row of this token is taken, zeros, or a row of another token"
+    )
+    force: bool = Field(False, description="for models that have the token too")
+
+
+class TokenizerEntry(_Strict):
+    """Whose tokenizer the result carries; the rows of every tensor that is indexed by tokens are aligned to it."""
+
+    source: str = Field("union", description="base, union, or a model")
+    tokens: dict[str, TokenEntry] | None = None
+    pad_to_multiple_of: int | None = Field(None, ge=1, le=1 << 20)
+
+
 class MergeFile(_Strict):
-    """A merge in mergekit's dialect, and `scaling`."""
+    """A merge in mergekit's dialect, and `scaling` and `rank`."""
 
     merge_method: str
     models: list[ModelEntry] | None = Field(None, min_length=1)
@@ -103,11 +125,14 @@ class MergeFile(_Strict):
     base_model: str | None = None
     parameters: Settings | None = None
     scaling: ScalingEntry | None = Field(None, description="for methods of task vectors only")
+    rank: int | None = Field(None, ge=1, description="for recipes of adapters only: cut the merged adapter to this rank")
     dtype: Dtype | None = Field(None, description="the dtype of the output; inputs are never rounded to it")
     out_dtype: Dtype | None = Field(None, description="the dtype of the output where it differs from dtype")
-    tokenizer_source: str | None = None
-    tokenizer: dict[str, Any] | None = None
-    chat_template: str | None = None
+    tokenizer_source: str | None = Field(None, description="base, union, or a model; 'tokenizer' can say more")
+    tokenizer: TokenizerEntry | None = None
+    chat_template: str | None = Field(
+        None, description="auto (what most parents have), alpaca, chatml, exaone, llama3, mistral, or a Jinja template"
+    )
 
 
 def json_schema() -> dict[str, Any]:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from modist.recipe.document import Document, Key, short
 
@@ -60,6 +61,9 @@ class Setting:
                 yield value, case.path
 
 
+Settings = Mapping[str, Setting]
+
+
 def _interpolate(values: tuple[Scalar, ...], depth: float) -> Scalar:
     position = depth * (len(values) - 1)
     low = int(position)
@@ -91,6 +95,11 @@ def read_setting(document: Document, data: object, path: tuple[Key, ...]) -> Set
             cases.append(_read_case(document, item, (*path, index)))
         return Setting(tuple(cases), path)
     return Setting((Case(None, _read_value(document, data, path), path),), path)
+
+
+def read_settings(document: Document, data: dict[str, Any] | None, path: tuple[Key, ...]) -> Settings:
+    """Read a mapping of parameters to their settings; none where the recipe has none."""
+    return {key: read_setting(document, value, (*path, key)) for key, value in (data or {}).items()}
 
 
 def _read_case(document: Document, data: dict[object, object], path: tuple[Key, ...]) -> Case:

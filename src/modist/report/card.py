@@ -46,7 +46,16 @@ def licence_of(folder: Path) -> str | None:
     return licence if isinstance(licence, str) else None
 
 
-def model_card(name: str, method: str, source: str, parents: Sequence[Parent], recipe: str, seed: int, version: str) -> str:
+def model_card(
+    name: str,
+    method: str,
+    source: str,
+    parents: Sequence[Parent],
+    recipe: str,
+    seed: int,
+    version: str,
+    adapter_of: str | None = None,
+) -> str:
     """README.md of a merge.
 
     Args:
@@ -56,6 +65,7 @@ def model_card(name: str, method: str, source: str, parents: Sequence[Parent], r
         recipe: the YAML, verbatim.
         seed: the merge's.
         version: modist's.
+        adapter_of: for a merge of adapters, the model they belong to ("" where they do not say).
     """
     licences = {parent.licence for parent in parents}
     meta: dict[str, Any] = {
@@ -69,6 +79,9 @@ def model_card(name: str, method: str, source: str, parents: Sequence[Parent], r
     elif licences != {None}:
         meta["license"] = "other"
         meta["license_name"] = "see-parents"
+    if adapter_of is not None:
+        meta |= {"base_model": [adapter_of], "library_name": "peft"} if adapter_of else {"library_name": "peft"}
+    kind = "model" if adapter_of is None else "adapter"
     rows = "\n".join(f"| {p.name} | {p.gave} | {p.licence or 'not stated'} |" for p in parents)
     fence = "````" if "```" in recipe else "```"
     note = (
@@ -81,7 +94,7 @@ def model_card(name: str, method: str, source: str, parents: Sequence[Parent], r
 
 # {name}
 
-A merge of {len(parents)} model{"s" if len(parents) > 1 else ""} by `{method}` ({source}).
+A merge of {len(parents)} {kind}{"s" if len(parents) > 1 else ""} by `{method}` ({source}).
 Made with modist {version}, seed {seed}.
 
 | parent | gave | licence |

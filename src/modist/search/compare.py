@@ -263,6 +263,8 @@ def _frame(recipes: Sequence[Recipe], base: ModelReference) -> Recipe:
     parents: dict[str, ModelReference] = {}
     for recipe in recipes:
         for model in recipe.models:
+            if model.adapter:
+                raise UserError(f"{model}: distances are between whole models; merge the adapter into its model first")
             if _key(model) != _key(base):
                 parents.setdefault(_key(model), model)
     if not parents:
@@ -279,6 +281,8 @@ def _frame(recipes: Sequence[Recipe], base: ModelReference) -> Recipe:
 def _planned(recipe: Recipe, seed: int, allow: frozenset[str], trust_remote_code: bool) -> Plan:
     prepared = prepare(recipe, seed=seed, allow=allow, allow_code=trust_remote_code)
     refuse(prepared.aspects)
+    if prepared.plan.stacked:
+        raise UserError(f"{recipe.document.name}: stacks layers, and distances are between models of the same layers")
     if not prepared.models.download_bytes:
         return prepared.plan
     models = fetch_models(prepared.models, recipe.models, trust_remote_code)

@@ -58,6 +58,12 @@ def make_genome(plan: Plan, settings: SearchSettings, allow: frozenset[str] = fr
         UserError: a parameter that is not the method's or no number, bounds beyond what it may be, a start outside the bounds,
             nothing left to search; parents that do not fit once every gene may count.
     """
+    if plan.stacked:
+        raise UserError(
+            "candidates are merges of whole models in one order; layers that are stacked or left out are not searched"
+        )
+    if adapted := next((model for model in (*plan.inputs, plan.donor) if model.adapter is not None), None):
+        raise UserError(f"{adapted.label}: candidates are merges of whole models; merge the adapter into its base first")
     genome = _Making(plan, settings).genome(allow)
     # A parent whose weight is 0 in the recipe is not looked at there; here it may get one.
     inside = genome.vector(np.full(len(genome), 0.61))

@@ -11,18 +11,15 @@ import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from modist.checkpoint import Checkpoint
 from modist.checkpoint.dtype import Floats
-from modist.checkpoint.header import StoredTensor
 from modist.merge import Choice, Copy, Method, Tensor
 from modist.merge.crew import Crew
 from modist.merge.plan import PlannedTensor
-from modist.merge.tensor import TensorSource
+from modist.merge.source import InMemory
 from modist.recipe import Scalar
 
 Law = Literal["free", "ratio", "sum"]
@@ -125,11 +122,8 @@ class Responses:
     def _made(self, tensor: Tensor, values: Mapping[str, Scalar], each: Sequence[Mapping[str, Scalar]]) -> Tensor:
         """A small tensor of the same name, inputs and parameters."""
         shape = (_SIDE, _SIDE) if len(tensor.shape) > 1 else (_SIDE * _SIDE,)
-        sources = []
-        for number, values_here in enumerate(self._drawn(len(tensor.sources), tensor.base)):
-            stored = StoredTensor(tensor.name, "F32", shape, Path("trial"), 0, values_here.nbytes)
-            held = Checkpoint(Path("trial"), f"{number}", {}, {tensor.name: stored}, (), _arrays={tensor.name: values_here})
-            sources.append(TensorSource(held, tensor.name, f"{number}"))
+        drawn = self._drawn(len(tensor.sources), tensor.base)
+        sources = [InMemory(values, f"{number}", tensor.name) for number, values in enumerate(drawn)]
         return replace(
             tensor,
             shape=shape,

@@ -67,7 +67,7 @@ def released_rule(values: Floats, low: np.float32, high: np.float32, brackets: l
 
 
 def _as_bfloat16(tensor: Tensor, block: Block) -> Array:
-    stored, dtype = block.stored(0), tensor.sources[0].checkpoint.tensors[tensor.sources[0].name].dtype
+    stored, dtype = block.stored(0), tensor.sources[0].dtype
     return stored if dtype == "BF16" else narrow(widen(stored, dtype), "BF16")
 
 
