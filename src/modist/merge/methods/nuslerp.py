@@ -58,7 +58,7 @@ def merge(tensor: Tensor) -> Answer:
         a, b = vectors(block)
         return [(a, a), (b, b), (a, b)]
 
-    by_columns = tensor.row is not None and tensor.flag("nuslerp_row_wise")
+    by_columns = tensor.row is not None and tensor.flag("nuslerp_row_wise") and len(tensor.shape) > 1
     if tensor.row is None:
         dots = tensor.dots(products)[:, None]
     else:

@@ -74,7 +74,9 @@ def merge(tensor: Tensor) -> Answer:
     found = np.zeros((count, dots.shape[1]))
     for kind in (0, 1):
         significance = ranks(np.array([change[kind] for change in moved]))
-        found += scores(significance, significance.mean(axis=1), ratio, calibration) / 2
+        # The mean of 0, 1/k, ..., (k-1)/k, so that no rounding decides on the middle one.
+        means = np.full(count, (significance.shape[1] - 1) / 2 / significance.shape[1])
+        found += scores(significance, means, ratio, calibration) / 2
     factors = found.astype(np.float32)
 
     def blend(block: Block) -> Floats:
