@@ -250,6 +250,8 @@ def expected_tensors(
     folders = [source["model"] for source in sources]
     stored = {folder: read_folder(Path(folder)) for folder in {*folders, *([base] if base else [])}}
     donor = stored[base or folders[0]]
+    everywhere: dict[str, Any] = {}
+    memo: dict[Any, Any] = {}
 
     for name, tensor in donor.items():
         depth = depth_of(name, layers)
@@ -289,15 +291,14 @@ def expected_tensors(
             def shared_one(parameter: str, default: Any, look: Callable[..., Any] = look) -> Any:
                 return look(parameter, None, default)
 
-            everywhere = {}
-            if method == "localize_and_stitch":
+            if method == "localize_and_stitch" and not everywhere:
                 everywhere = {
                     other: (tensors.float64, [stored[folders[i]][other].float64 for i in moved])
                     for other, tensors in donor.items()
                 }
             origin_values = None if origin is None else x[origin]
             models = [x[folders[i]] for i in moved]
-            given = reference_others.Given(name, origin_values, models, each, shared_one, everywhere, each_at)
+            given = reference_others.Given(name, origin_values, models, each, shared_one, everywhere, each_at, memo)
             result = reference_others.RULES[method](given)
         else:
             others = [i for i, folder in enumerate(folders) if folder != base]

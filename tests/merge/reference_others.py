@@ -24,6 +24,7 @@ class Given:
         shared: a parameter of all, with a default.
         everywhere: for methods that look at whole models: name -> base and models there.
         each_at: the same as `each` at another tensor.
+        memo: what was found of the whole models, for all tensors of a merge.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Given:
     shared: Callable[[str, Any], Any]
     everywhere: Mapping[str, tuple[np.ndarray, Sequence[np.ndarray]]] = field(default_factory=dict)
     each_at: Callable[[str, str, Any], list[Any]] | None = None
+    memo: dict[Any, Any] = field(default_factory=dict)
 
     @property
     def deltas(self) -> list[np.ndarray]:
@@ -40,7 +42,7 @@ class Given:
         return [x - self.base for x in self.models]
 
 
-def close_call(values: np.ndarray, chosen: np.ndarray, order: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray]:
+def close_call(values: np.ndarray, order: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray]:
     """Near and tied elements of one cut: the `rank` first of `order` lie above it, flat arrays."""
     nowhere = np.zeros(values.size, bool)
     if not 0 < rank < values.size:
@@ -65,7 +67,7 @@ def keep_middle(delta: np.ndarray, density: float, gamma: float, rescale: bool) 
     order = np.argsort(-magnitude, kind="stable")
     mask = np.zeros(size, bool)
     mask[order[outliers : outliers + kept]] = True
-    calls = [close_call(magnitude, mask, order, rank) for rank in ((outliers, outliers + kept) if kept else ())]
+    calls = [close_call(magnitude, order, rank) for rank in ((outliers, outliers + kept) if kept else ())]
     near, tied = (np.any([call[k] for call in calls], axis=0) if calls else np.zeros(size, bool) for k in (0, 1))
     masked = np.where(mask.reshape(delta.shape), delta, 0.0)
     return Kept(_rescaled(delta, masked) if rescale else masked, near.reshape(delta.shape), tied.reshape(delta.shape))
@@ -84,7 +86,7 @@ def sce(given: Given) -> Expected:
         order = np.argsort(-flat, kind="stable")
         chosen = np.zeros(base.size, bool)
         chosen[order[:count]] = True
-        near, tied = close_call(flat, chosen, order, count)
+        near, tied = close_call(flat, order, count)
         if len(deltas) > 2:
             near = near | tied
         mask = chosen.reshape(base.shape)
@@ -117,7 +119,8 @@ def model_stock(given: Given) -> Expected:
     below = 1 + (count - 1) * cosine
     t = np.where(np.abs(below) < 1e-6, 0.0, count * cosine / np.where(np.abs(below) < 1e-6, 1.0, below))
     terms = [(t[:, None] * row / count).reshape(base.shape) for row in rows]
-    return _undecided(base + sum(terms), base, *terms)
+    # t comes from sums over the deltas, however small it makes them
+    return _undecided(base + sum(terms), base, *terms, *(delta / count for delta in deltas))
 
 
 def nuslerp(given: Given) -> Expected:
@@ -270,14 +273,12 @@ def widen(given: Given) -> Expected:
             apart = x / length - parts[0] / lengths[0]  # |u - v|^2 = 2 (1 - cos), without the cancellation
             turned.append((apart**2).sum(axis=0) / 2)
         longer = [np.abs(length - lengths[0]) for length in lengths[1:]]
-        # What fp32 can tell apart: lengths to its grain of the delta's, angles relatively.
-        moved = np.stack([np.linalg.norm(d.T if across else d, axis=0) for d in deltas])
-        for changes, grain in ((np.stack(longer), 3e-7 * moved), (np.stack(turned), NEAR * np.stack(turned))):
+        for changes in (np.stack(longer), np.stack(turned)):
             order = np.argsort(changes, axis=1, kind="stable")
             ranks = np.argsort(order, axis=1, kind="stable") / places
             factors += scores(ranks, np.full(len(deltas), (places - 1) / 2 / places)) / 2
-            for row, sequence, finest in zip(changes, order, grain, strict=True):
-                gap = np.diff(row[sequence]) <= finest[sequence[1:]]
+            for row, sequence in zip(changes, order, strict=True):
+                gap = np.diff(row[sequence]) <= 1e-9 * row[sequence[1:]]
                 near[sequence[1:][gap]] = near[sequence[:-1][gap]] = True
         factors = factors[:, :, None] if across else factors[:, None, :]
         near = np.broadcast_to(near[:, None] if across else near[None, :], base.shape)
@@ -286,36 +287,39 @@ def widen(given: Given) -> Expected:
     return Expected(value, _largest(value, base, *terms), near, np.zeros(value.shape, bool))
 
 
+def located(given: Given, model: int, density: float) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """The largest deltas of one model over all tensors of one density: kept and near, by tensor."""
+    at = given.each_at
+    together = [
+        name for name in given.everywhere if at(name, "density", 0.1)[model] == density and at(name, "weight", 1.0)[model] != 0
+    ]
+    sizes = [np.abs(given.everywhere[name][1][model] - given.everywhere[name][0]).ravel() for name in together]
+    everything = np.concatenate(sizes)
+    count = max(1, int(density * everything.size))
+    order = np.argsort(-everything, kind="stable")
+    chosen = np.zeros(everything.size, bool)
+    chosen[order[:count]] = True
+    close, _ = close_call(everything, order, count)
+    ends = np.cumsum([size.size for size in sizes])[:-1]
+    return tuple(dict(zip(together, np.split(flags, ends), strict=True)) for flags in (chosen, close))
+
+
 def localize_and_stitch(given: Given) -> Expected:
     base, weights, densities = given.base, given.each("weight", 1.0), given.each("density", 0.1)
-    masks, near = [], np.zeros(base.size, bool)
+    masks, near = [], np.zeros(base.shape, bool)
     for model, density in enumerate(densities):
-        together = [
-            name for name in given.everywhere
-            if given.each_at(name, "density", 0.1)[model] == density and given.each_at(name, "weight", 1.0)[model] != 0
-        ]  # fmt: skip
-        if weights[model] == 0 or density <= 0:
-            masks.append(np.zeros(base.shape))
+        if weights[model] == 0 or not 0 < density < 1:
+            masks.append(np.full(base.shape, float(weights[model] != 0 and density >= 1)))
             continue
-        if density >= 1:
-            masks.append(np.ones(base.shape))
-            continue
-        sizes = [np.abs(given.everywhere[n][1][model] - given.everywhere[n][0]).ravel() for n in together]
-        everything = np.concatenate(sizes)
-        count = max(1, int(density * everything.size))
-        order = np.argsort(-everything, kind="stable")
-        chosen = np.zeros(everything.size, bool)
-        chosen[order[:count]] = True
-        close, _ = close_call(everything, chosen, order, count)
-        start = sum(
-            size.size for name, size in zip(together, sizes, strict=True) if together.index(name) < together.index(given.name)
-        )
-        masks.append(chosen[start : start + base.size].reshape(base.shape).astype(float))
-        near = near | close[start : start + base.size]
+        if (model, density) not in given.memo:
+            given.memo[model, density] = located(given, model, density)
+        kept, close = given.memo[model, density]
+        masks.append(kept[given.name].reshape(base.shape).astype(float))
+        near = near | close[given.name].reshape(base.shape)
     count = np.maximum(np.sum(masks, axis=0), 1)
     terms = [given.shared("lambda", 1.0) * w * m * d / count for w, m, d in zip(weights, masks, given.deltas, strict=True)]
     value = base + np.sum(terms, axis=0)
-    return Expected(value, _largest(value, base, *terms), near.reshape(base.shape), np.zeros(base.shape, bool))
+    return Expected(value, _largest(value, base, *terms), near, np.zeros(base.shape, bool))
 
 
 RULES: dict[str, Callable[[Given], Expected]] = {

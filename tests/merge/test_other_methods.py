@@ -59,12 +59,11 @@ WIDE = ("breadcrumbs", "sce-half", "model_stock-rows", "nuslerp-rows", "nuslerp-
         "ramplus_tl", "widen", "localize-densities")  # fmt: skip
 
 
-@pytest.mark.parametrize("memory", [1 << 30, 1 << 26], ids=["1GiB", "64MiB"])
 @pytest.mark.parametrize("case", WIDE)
-def test_tensors_of_several_blocks(case: str, memory: int, wide: Trio, merge: Merge) -> None:
-    """float32 in and out, where an error of the arithmetic cannot hide in the rounding."""
+def test_tensors_of_several_blocks(case: str, wide: Trio, merge: Merge) -> None:
+    """float32 in and out, where an error of the arithmetic cannot hide in the rounding; with little memory."""
     recipe = OTHER_CASES[case](wide)
-    check(merge(recipe, memory=memory, threads=3), recipe, wide.layers)
+    check(merge(recipe, memory=64 << 20, threads=3), recipe, wide.layers)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
@@ -75,7 +74,7 @@ def test_output_dtypes(case: str, dtype: str, llama: Trio, merge: Merge) -> None
 
 
 THREE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "breadcrumbs_ties": ({"weight": 0.6, "density": 0.7, "gamma": 0.05}, {}),
+    "breadcrumbs_ties": ({"density": 0.7, "gamma": 0.05}, {"normalize": True}),
     "sce": ({}, {"select_topk": 0.3}),
     "model_stock": ({}, {}),
     "model_stock rows": ({}, {"filter_wise": True}),
@@ -92,6 +91,10 @@ def test_three_models(method: str, four: tuple[Trio, Path], merge: Merge) -> Non
     trio, third = four
     each, shared = THREE[method]
     recipe = recipe_of(method.split()[0], trio.base, [trio.one, trio.two, third], each, **shared)
+    if method == "breadcrumbs_ties":
+        # Equal weights make sums that are zero but for rounding, on bfloat16's coarse grid.
+        for entry, weight in zip(recipe["models"], (0.6, 0.37, 0.51), strict=True):
+            entry["parameters"]["weight"] = weight
     check(merge(recipe), recipe, trio.layers)
 
 

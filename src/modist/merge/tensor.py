@@ -213,8 +213,8 @@ class Tensor:
         runs = self.survey(lambda block: [run_dots(a, b, self.grain) for a, b in pairs(block)])
         return np.array([math.fsum(np.concatenate(column)) for column in zip(*runs, strict=True)])
 
-    def row_dots(self, pairs: Callable[[Block], Sequence[tuple[Floats, Floats]]]) -> npt.NDArray[np.float64]:
-        """Dot products over each row: float64 [m, rows], for m pairs of arrays [n] a block."""
+    def row_dots(self, pairs: Callable[[Block], Sequence[tuple[Array, Array]]]) -> npt.NDArray[np.float64]:
+        """Dot products over each row: float64 [m, rows], for m pairs of arrays [n] a block, summed in their own precision."""
 
         def products(block: Block) -> npt.NDArray[np.float64]:
             dots = [np.einsum("ij,ij->i", block.rows(a), block.rows(b)) for a, b in pairs(block)]
@@ -222,8 +222,8 @@ class Tensor:
 
         return np.concatenate(self.survey(products), axis=1)
 
-    def column_dots(self, pairs: Callable[[Block], Sequence[tuple[Floats, Floats]]]) -> npt.NDArray[np.float64]:
-        """Dot products over each column, the same place in all rows: float64 [m, row], for m pairs of arrays [n] a block."""
+    def column_dots(self, pairs: Callable[[Block], Sequence[tuple[Array, Array]]]) -> npt.NDArray[np.float64]:
+        """The same over each column, the same place in all rows: float64 [m, row]."""
         assert self.row is not None
         height, row = self.grain // self.row, self.row
         sums = _InOrder()
@@ -268,13 +268,15 @@ class Tensor:
         )
 
     def _sample(self, keys: Callable[[Block], Keys]) -> Keys:
+        # Whole rows where the method works by rows.
+        row = self.row or 1
+        run = row * max(1, _SAMPLE_RUN // row)
         # Large tensors need a sharper guess, so that what lies inside the bracket still fits.
         wanted = max(min(SAMPLE, self.size // _SAMPLED_SHARE), self.size >> 10)
-        if wanted < 4 * _SAMPLE_RUN:
-            return keys(Block(self, -1, 0, min(self.size, 4 * _SAMPLE_RUN)))
-        runs = wanted // _SAMPLE_RUN
-        starts = np.linspace(0, self.size - _SAMPLE_RUN, runs).astype(np.int64)
-        return np.concatenate([keys(Block(self, -1, int(start), int(start) + _SAMPLE_RUN)) for start in starts])
+        if wanted < 4 * run:
+            return keys(Block(self, -1, 0, min(self.size, 4 * run)))
+        starts = np.linspace(0, self.size - run, wanted // run).astype(np.int64) // row * row
+        return np.concatenate([keys(Block(self, -1, int(start), int(start) + run)) for start in starts])
 
 
 class _InOrder:
@@ -283,10 +285,10 @@ class _InOrder:
     def __init__(self) -> None:
         self.total: npt.NDArray[np.float64] | None = None
         self._next = 0
-        self._waiting: dict[int, Floats] = {}
+        self._waiting: dict[int, Array] = {}
         self._lock = threading.Lock()
 
-    def add(self, number: int, terms: Floats) -> None:
+    def add(self, number: int, terms: Array) -> None:
         """The terms [k, ...] of one block; each is added by itself, so that block sizes change nothing either."""
         with self._lock:
             self._waiting[number] = terms

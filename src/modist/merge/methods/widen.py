@@ -63,8 +63,10 @@ def merge(tensor: Tensor) -> Answer:
     if len(tensor.shape) < 2:
         return _vector(tensor, ratio, calibration)
 
-    def products(block: Block) -> list[tuple[Floats, Floats]]:
-        base, deltas = block.base, [block.delta(index) for index in tensor.others]
+    def products(block: Block) -> list[tuple[Values, Values]]:
+        # Neighbours in a ranking of many thousand columns differ by less than float32 sums are known to.
+        base = block.base.astype(np.float64)
+        deltas = [block[index] - base for index in tensor.others]
         return [(base, base), *((d, d) for d in deltas), *((base, d) for d in deltas)]
 
     by_rows = is_embedding(tensor.name)
