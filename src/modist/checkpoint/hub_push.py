@@ -119,7 +119,8 @@ def _plain_errors(repo: str) -> Iterator[None]:
         raise
     except transport_errors() + others as raised:
         # What fails in a thread of huggingface_hub's comes wrapped.
-        error = raised.__cause__ if isinstance(raised.__cause__, transport_errors() + others) else raised
+        cause = raised.__cause__ if isinstance(raised, RuntimeError) else None
+        error = cause if isinstance(cause, transport_errors() + others) else raised
         if isinstance(error, errors.HfHubHTTPError):
             raise HubError(f"{repo}: {_status(repo, error)}") from None
         if isinstance(error, transport_errors()):
