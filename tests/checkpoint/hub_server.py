@@ -1,11 +1,13 @@
-"""A small hub on this machine: as much of the Hugging Face hub's protocol as a download needs.
+"""A small hub on this machine: as much of the Hugging Face hub's protocol as a download and an upload need.
 
 It keeps models with commits, branches and tags; knows public, private and gated ones; answers HEAD, GET and
-ranges; can break a connection within a file; and counts what it was asked.
+ranges; can break a connection within a file; and counts what it was asked.  Repositories and branches can be
+made, large files sent by LFS, and commits of added and deleted files made of them.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import re
@@ -52,6 +54,10 @@ class HubServer:
         authorizations: every Authorization header that came with a question about a model ("" for none).
         status: answer everything with this status, where set.
         file_status: answer every question for a file with this status, where set.
+        writers: tokens that may make repositories and commit to them.
+        refusals: {step: status}: `create`, `yaml`, `preupload`, `lfs`, `put`, `commit` answered so.
+        messages: of the commits made, in order.
+        large: what was sent by LFS, by SHA-256.
     """
 
     repos: dict[str, Repo] = field(default_factory=dict)
@@ -64,6 +70,10 @@ class HubServer:
     authorizations: list[str] = field(default_factory=list)
     status: int | None = None
     file_status: int | None = None
+    writers: set[str] = field(default_factory=set)
+    refusals: dict[str, int] = field(default_factory=dict)
+    messages: list[str] = field(default_factory=list)
+    large: dict[str, bytes] = field(default_factory=dict)
     _open: list[socket.socket] = field(default_factory=list, repr=False)
 
     def add(self, name: str, files: Files, *, private: bool = False, gated: bool = False) -> Repo:
@@ -104,6 +114,8 @@ def commit_of(files: Files) -> str:
 
 
 _API = re.compile(r"/api/models/(?P<name>[^/]+/[^/]+)(?:/(?P<what>revision|tree|refs)(?:/(?P<revision>[^/]+))?)?")
+_UPLOAD = re.compile(r"/api/models/(?P<name>[^/]+/[^/]+)/(?P<step>preupload|commit|branch)/(?P<revision>[^/]+)")
+_BATCH = re.compile(r"/(?P<name>[^/]+/[^/]+)\.git/info/lfs/objects/batch")
 _RESOLVE = re.compile(r"/(?P<name>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<file>.+)")
 
 
@@ -123,6 +135,82 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self._answer()
+
+    def do_PUT(self) -> None:
+        data = self._body()
+        if status := self.hub.refusals.get("put"):
+            return self._refuse(status, "", "storage is unwell")
+        oid = urlsplit(self.path).path.rsplit("/", 1)[-1]
+        assert hashlib.sha256(data).hexdigest() == oid, "what was sent is not what was announced"
+        self.hub.large[oid] = data
+        return self._send_json({})
+
+    def do_POST(self) -> None:
+        path, data = urlsplit(self.path).path, self._body()
+        token = self.headers.get("Authorization", "").removeprefix("Bearer ")
+        upload, batch = _UPLOAD.fullmatch(path), _BATCH.fullmatch(path)
+        steps = {"/api/repos/create": "create", "/api/validate-yaml": "yaml"}
+        step = upload["step"] if upload else "lfs" if batch else steps.get(path, "")
+        self.hub.asked["POST", step] += 1
+        if status := self.hub.status or self.hub.refusals.get(step):
+            if step == "yaml" and status == 400:
+                return self._send_json({"errors": [{"message": '"base_model" must be a model'}], "warnings": []}, status)
+            return self._refuse(status, "", "the hub does not want to")
+        if token not in self.hub.tokens:
+            return self._refuse(401, "", "Invalid credentials in Authorization header")
+        if step == "yaml":
+            return self._send_json({"errors": [], "warnings": []})
+        if token not in self.hub.writers:
+            return self._refuse(403, "", "You don't have the rights to write here")
+        if step == "create":
+            asked = json.loads(data)
+            name = f"{asked['organization']}/{asked['name']}"
+            if name in self.hub.repos:
+                return self._send_json({"url": f"{self.hub.url}/{name}", "error": "exists"}, 409)
+            self.hub.add(name, {".gitattributes": b"*.safetensors filter=lfs"}, private=asked.get("visibility") == "private")
+            return self._send_json({"url": f"{self.hub.url}/{name}"})
+        found = upload or batch
+        repo = self.hub.repos.get(found["name"]) if found else None
+        if repo is None:
+            return self._refuse(404, "RepoNotFound", "Repository not found")
+        if upload:
+            return self._upload(upload["name"], repo, upload["step"], unquote(upload["revision"]), data)
+        objects = [
+            {"oid": one["oid"], "size": one["size"]}
+            | ({} if one["oid"] in self.hub.large else {"actions": {"upload": {"href": f"{self.hub.url}/lfs/{one['oid']}"}}})
+            for one in json.loads(data)["objects"]
+        ]
+        return self._send_json({"transfer": "basic", "objects": objects})
+
+    def _upload(self, name: str, repo: Repo, step: str, revision: str, data: bytes) -> None:
+        if step == "branch":
+            if revision in repo.refs:
+                return self._send_json({"error": "exists"}, 409)
+            repo.refs[revision] = repo.refs["main"]
+            return self._send_json({})
+        if step == "preupload":
+            listed = [one["path"] for one in json.loads(data)["files"]]
+            files = [
+                {"path": name, "uploadMode": "lfs" if _is_large(name) else "regular", "shouldIgnore": False} for name in listed
+            ]
+            return self._send_json({"files": files})
+        files = dict(repo.commits[repo.refs[revision]])
+        for line in data.splitlines():
+            entry = json.loads(line)
+            value = entry["value"]
+            if entry["key"] == "header":
+                self.hub.messages.append(value["summary"])
+            elif entry["key"] == "deletedFile":
+                del files[value["path"]]
+            else:
+                small = entry["key"] == "file"
+                files[value["path"]] = base64.b64decode(value["content"]) if small else self.hub.large[value["oid"]]
+        commit = commit_of(files)
+        repo.commits[commit], repo.refs[revision] = files, commit
+        return self._send_json({"commitUrl": f"{self.hub.url}/{name}/commit/{commit}", "commitOid": commit, "success": True})
+
+    def _body(self) -> bytes:
+        return self.rfile.read(int(self.headers.get("Content-Length", 0)))
 
     def _answer(self) -> None:
         path = urlsplit(self.path).path
@@ -154,7 +242,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._refuse(404, "RevisionNotFound", f"Invalid rev id: {revision}")
         files = repo.commits[commit]
         if what == "revision":
-            return self._send_json(_info(found["name"], commit, files))
+            return self._send_json(_info(found["name"], commit, files) | {"private": repo.private})
         if what == "tree":
             return self._send_json([_entry(name, data) for name, data in files.items()])
         if repo.gated and token not in self.hub.readers:
@@ -174,9 +262,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", "0")
         self.end_headers()
 
-    def _send_json(self, value: Any) -> None:
+    def _send_json(self, value: Any, status: int = 200) -> None:
         body = json.dumps(value).encode()
-        self.send_response(200)
+        self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()

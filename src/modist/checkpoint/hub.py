@@ -11,15 +11,15 @@ import json
 import logging
 import re
 import shutil
-import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from modist.checkpoint.hub_access import (
     api,
+    bars_only_on_a_terminal,
     cache_folder,
     endpoint,
     offline,
@@ -244,7 +244,7 @@ def _check_name(reference: ModelReference, name: str) -> None:
 def _snapshot(reference: ModelReference, allow: Iterable[str], cache: Path | None, *, local: bool) -> Path:
     from huggingface_hub import snapshot_download
 
-    with _bars_only_on_a_terminal():
+    with bars_only_on_a_terminal():
         folder = snapshot_download(
             reference.source,
             revision=reference.revision,
@@ -313,21 +313,3 @@ def _check_space(reference: ModelReference, needed: int, cache: Path) -> None:
             f"{reference}: {needed / 1e9:.1f} GB to download, {free / 1e9:.1f} GB free in {cache}: make room,"
             " or set HF_HOME to another disk"
         )
-
-
-@contextmanager
-def _bars_only_on_a_terminal() -> Iterator[None]:
-    from huggingface_hub.utils.tqdm import (
-        are_progress_bars_disabled,
-        disable_progress_bars,
-        enable_progress_bars,
-    )
-
-    if sys.stderr.isatty() or are_progress_bars_disabled():
-        yield
-        return
-    disable_progress_bars()
-    try:
-        yield
-    finally:
-        enable_progress_bars()

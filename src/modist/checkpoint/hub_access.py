@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -79,6 +80,25 @@ def transport_errors() -> tuple[type[Exception], ...]:
     http_error: type[Exception] = HfHubHTTPError.__bases__[0]
     kinds: list[type[Exception]] = http_error.__subclasses__()
     return (ConnectionError, *(kind for kind in kinds if kind.__name__ == "RequestError"))
+
+
+@contextmanager
+def bars_only_on_a_terminal() -> Iterator[None]:
+    """huggingface_hub's progress bars, where a person sees them."""
+    from huggingface_hub.utils.tqdm import (
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
+
+    if sys.stderr.isatty() or are_progress_bars_disabled():
+        yield
+        return
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        enable_progress_bars()
 
 
 @contextmanager

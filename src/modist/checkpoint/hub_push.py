@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from modist.checkpoint.hub_access import api, endpoint, first_line, offline, token, transport_errors
+from modist.checkpoint.hub_access import api, bars_only_on_a_terminal, endpoint, first_line, offline, token, transport_errors
 from modist.errors import HubError, ModistError, UserError
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def push(
         raise HubError(f"{repo}: HF_HUB_OFFLINE forbids asking the hub")
     hub = api()
     _require_token(hub)
-    with _plain_errors(repo):
+    with _plain_errors(repo), bars_only_on_a_terminal():
         try:
             private = hub.model_info(repo).private
         except RepositoryNotFoundError:
@@ -117,7 +117,10 @@ def _plain_errors(repo: str) -> Iterator[None]:
         yield
     except ModistError:
         raise
-    except transport_errors() + others as error:
+    except transport_errors() + others as raised:
+        # What fails in a thread of huggingface_hub's comes wrapped.
+        cause = raised.__cause__ if isinstance(raised, RuntimeError) else None
+        error = cause if isinstance(cause, transport_errors() + others) else raised
         if isinstance(error, errors.HfHubHTTPError):
             raise HubError(f"{repo}: {_status(repo, error)}") from None
         if isinstance(error, transport_errors()):
@@ -125,7 +128,7 @@ def _plain_errors(repo: str) -> Iterator[None]:
                 f"{repo}: the connection to {endpoint()} failed ({first_line(error)}); nothing was committed: run again,"
                 " what was uploaded is not sent twice"
             ) from None
-        raise HubError(f"{repo}: {first_line(error)}") from None
+        raise HubError(f"{repo}: {' '.join(str(error).split()) or type(error).__name__}") from None
 
 
 def _status(repo: str, error: object) -> str:
