@@ -188,13 +188,10 @@ def make_plan(
     _check_filters(recipe, list(places))
     warnings += _misplaced(recipe, method)
     planned = [_plan_tensor(recipe, method, place, name, seed) for name, place in places.items()]
-    origins = tuple((part.leader, part.starts[part.lead] + offset) for part, offset in stack.origins)
-    plan = Plan(
-        recipe, method, inputs, base, lead, donor, tuple(planned), untied, drops, (),
-        origins=origins if stack.reordered else None,
-    )  # fmt: skip
+    origins = stack.origins if stack.reordered else None
+    plan = Plan(recipe, method, inputs, base, lead, donor, tuple(planned), untied, drops, (), origins=origins)
     _check_presence(plan)
-    if stack.reordered:
+    if origins is not None:
         _check_outside(plan)
         # Whether its config can be written is known before any tensor is read.
         restack(json.loads(json.dumps(donor.config)), donor, origins)
