@@ -8,6 +8,10 @@ modist, mergekit. Inputs lie in the page cache; what the run before wrote is del
 modist syncs its output to disk before it says it is done and mergekit does not; the seconds that takes are
 shown beside the total. 1.5B is measured for memory only.
 
+mergekit takes minutes for some methods, so `--shape 0.5B-short` has 0.5B's widths and a quarter of its layers, and
+`--mergekit-runs 1` runs it once for modist's three times; both are said in the report. `--only della,sce` measures some
+methods, and rows of several such runs are put in one table by `--join`.
+
 This process stays small on purpose (only its children import numpy): Linux counts a parent's memory at the
 moment of the fork into its child's peak.
 """
@@ -17,6 +21,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import math
 import os
 import platform
 import shutil
@@ -28,7 +33,7 @@ import tempfile
 import time
 import venv
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +72,10 @@ class Shape:
             yield here + "self_attn.o_proj.weight", (self.hidden, self.hidden)
         yield "model.norm.weight", (self.hidden,)
 
+    @property
+    def elements(self) -> int:
+        return sum(math.prod(size) for _, size in self.tensors())
+
     def config(self) -> dict[str, Any]:
         return {
             "architectures": ["Qwen2ForCausalLM"],
@@ -90,48 +99,72 @@ class Shape:
 SHAPES = {
     "tiny": Shape(2048, 128, 4, 4, 2, 320),
     "0.5B": Shape(151936, 896, 24, 14, 2, 4864),
+    "0.5B-short": Shape(151936, 896, 6, 14, 2, 4864),
     "1.5B": Shape(151936, 1536, 28, 12, 2, 8960, memory_only=True),
 }
 
 
 @dataclass(frozen=True)
 class Method:
-    """One row: the models read, what it must reach against mergekit, and the recipe mergekit runs for it."""
+    """One row: the models read, what it must reach against mergekit, and the recipe mergekit runs for it.
+
+    Attributes:
+        inputs: of base, one and two; the base first where the method needs one.
+        least, aim: how many times as fast as mergekit; `against` names another recipe of mergekit's, or `-` for none.
+        each, shared: parameters of every model but the base, and of all.
+    """
 
     inputs: tuple[str, ...]
     least: float
     aim: float
     against: str = ""
+    each: str = ""
+    shared: str = ""
 
 
+PAIR, ALL = ("one", "two"), ("base", "one", "two")
+HALVES, SPARSE = "weight: 0.5", "weight: 0.5, density: 0.5"
 METHODS = {
-    "linear": Method(("one", "two"), 3, 6),
-    "task_arithmetic": Method(("base", "one", "two"), 3, 6),
-    "mod": Method(("one", "two"), 3, 6, against="linear"),
-    "slerp": Method(("base", "one"), 4, 8),
-    "dare_linear": Method(("base", "one", "two"), 4, 8),
-    "dare_ties": Method(("base", "one", "two"), 4, 8),
-    "ties": Method(("base", "one", "two"), 10, 20),
+    "linear": Method(PAIR, 3, 6, each=HALVES),
+    "task_arithmetic": Method(ALL, 3, 6, each=HALVES),
+    "mod": Method(PAIR, 3, 6, against="linear"),
+    "slerp": Method(("base", "one"), 4, 8, shared="t: 0.3"),
+    "dare_linear": Method(ALL, 4, 8, each=SPARSE),
+    "dare_ties": Method(ALL, 4, 8, each=SPARSE),
+    "ties": Method(ALL, 10, 20, each=SPARSE),
+    "breadcrumbs": Method(ALL, 10, 20, each=SPARSE),
+    "breadcrumbs_ties": Method(ALL, 10, 20, each=SPARSE),
+    "della": Method(ALL, 10, 20, each=SPARSE),
+    "della_linear": Method(ALL, 10, 20, each=SPARSE),
+    "sce": Method(ALL, 10, 20, shared="select_topk: 0.5"),
+    "nuslerp": Method(PAIR, 2, 4, each=HALVES),
+    "multislerp": Method(PAIR, 2, 4, each=HALVES),
+    "karcher": Method(PAIR, 2, 4),
+    "model_stock": Method(ALL, 2, 4),
+    "ram": Method(ALL, 2, 4),
+    "ramplus_tl": Method(ALL, 2, 4),
+    "arcee_fusion": Method(("base", "one"), 2, 4),
+    "nearswap": Method(("base", "one"), 2, 4, shared="t: 0.001"),
+    "passthrough": Method(("one",), 2, 4),
+    "widen": Method(ALL, 0, 0, against="-"),
+    "localize_and_stitch": Method(ALL, 0, 0, against="-"),
 }
 ENGINE_OVER_FLOOR = {"linear": 2.5}
 
 
 def recipe(method: str, models: Path) -> str:
     """YAML that both programs read (for `mod`: the paper's Configuration 1)."""
-    base, one, two = (models / name for name in ("base", "one", "two"))
+    wanted = METHODS[method]
     if method == "mod":
-        experts = "".join(f"- source_model: {path}\n" for path in (one, two))
-        return f"base_model: {one}\nexperts:\n{experts}weights: [0.9, 0.1]\n"
-    if method == "linear":
-        entries = "".join(f"- model: {path}\n  parameters: {{weight: 0.5}}\n" for path in (one, two))
-        return f"merge_method: linear\nmodels:\n{entries}dtype: bfloat16\n"
-    if method == "slerp":
-        entries = "".join(f"- model: {path}\n" for path in (base, one))
-        head = f"merge_method: slerp\nbase_model: {base}\n"
-        return f"{head}models:\n{entries}parameters: {{t: 0.3}}\ndtype: bfloat16\n"
-    inner = "{weight: 0.5}" if method == "task_arithmetic" else "{weight: 0.5, density: 0.5}"
-    entries = "".join(f"- model: {path}\n  parameters: {inner}\n" for path in (one, two))
-    return f"merge_method: {method}\nbase_model: {base}\nmodels:\n- model: {base}\n{entries}dtype: bfloat16\n"
+        experts = "".join(f"- source_model: {models / name}\n" for name in wanted.inputs)
+        return f"base_model: {models / 'one'}\nexperts:\n{experts}weights: [0.9, 0.1]\n"
+    entries = ""
+    for name in wanted.inputs:
+        given = f"  parameters: {{{wanted.each}}}\n" if wanted.each and name != "base" else ""
+        entries += f"- model: {models / name}\n{given}"
+    base = f"base_model: {models / 'base'}\n" if "base" in wanted.inputs else ""
+    shared = f"parameters: {{{wanted.shared}}}\n" if wanted.shared else ""
+    return f"merge_method: {method}\n{base}models:\n{entries}{shared}dtype: bfloat16\n"
 
 
 # -------------------------------------------------------------- what children do
@@ -276,15 +309,21 @@ class Row:
         return statistics.median(self.engine) / statistics.median(self.floor) if self.floor else None
 
 
-def measure(method: str, shape: str, models: Path, work: Path, runs: int, mergekit: Path | None, floor: bool) -> Row:
+def measure(
+    method: str, shape: str, models: Path, work: Path, runs: tuple[int, int], mergekit: Path | None, floor: bool
+) -> Row:
+    """One method's processes in turn; `runs` of the floor and of modist, and of mergekit."""
     row = Row(method, shape)
     wanted = METHODS[method]
     inputs = [models / name / "model.safetensors" for name in wanted.inputs]
     ours, theirs = work / f"{method}.yml", work / f"{method}-mergekit.yml"
     ours.write_text(recipe(method, models))
-    theirs.write_text(recipe(wanted.against or method, models))
+    if wanted.against == "-":
+        mergekit = None
+    else:
+        theirs.write_text(recipe(wanted.against or method, models))
     out, plain = work / "out", work / "floor.bin"
-    for _ in range(runs):
+    for number in range(runs[0]):
         if floor:
             settle(inputs, out, plain)
             told = json.loads(run([sys.executable, HERE, "--copy", plain, *inputs]).stdout)
@@ -301,7 +340,7 @@ def measure(method: str, shape: str, models: Path, work: Path, runs: int, mergek
         row.modist_peak.append(done.peak)
         written = weight_bytes(out)
 
-        if mergekit:
+        if mergekit and number < runs[1]:
             settle(inputs, out, plain)
             done = run([mergekit, theirs, out, "--no-copy-tokenizer", "--random-seed", "1"])
             row.mergekit.append(done.seconds)
@@ -377,13 +416,13 @@ def speed_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
         within = "" if engine is None or limit is None else (" yes" if engine <= limit else f" NO (> {limit})")
         lines.append(
             [
-                row.method + (f" (mergekit: {wanted.against})" if wanted.against else ""),
+                row.method + (f" (mergekit: {wanted.against})" if wanted.against not in ("", "-") else ""),
                 spread(row.modist),
                 spread(row.fsync),
                 spread(row.mergekit),
                 "-" if times is None else f"{times:.1f}x{verdict}",
                 "-" if times is None else f"{row.times_without_fsync():.1f}x",
-                f"{wanted.least:g}x ({wanted.aim:g}x)",
+                f"{wanted.least:g}x ({wanted.aim:g}x)" if wanted.least else "-",
                 spread(row.engine),
                 spread(row.floor),
                 "-" if engine is None else f"{engine:.2f}{within}",
@@ -442,7 +481,9 @@ def page(facts: dict[str, Any], tables: dict[str, tuple[list[str], list[list[str
     parts = [
         "# Merging: modist beside mergekit",
         f"{facts['date']}. {here['cpu']}, {here['cores']} cores, {here['memory_gib']} GiB. {packages}.",
-        f"Median of {facts['runs']} runs (least-most) of whole processes in turn; inputs in the page cache, "
+        f"Median of {facts['runs']} runs (least-most) of whole processes in turn"
+        f"{'' if facts['mergekit_runs'] == facts['runs'] else ', of mergekit ' + str(facts['mergekit_runs'])}; "
+        f"{facts['shapes']}; inputs in the page cache, "
         "the disk idle at the start. modist syncs its output before it ends (`of it fsync`), mergekit "
         "does not. `engine` is modist without start-up, hashing and fsync; `floor` reads every input and "
         "writes one output, unsynced. Two fine-tunes of a base, bfloat16, densities 0.5.",
@@ -495,45 +536,68 @@ def benchmark(options: argparse.Namespace, work: Path) -> None:
     imports = "import modist.cli, modist.merge.engine"
     baseline = max(run([sys.executable, "-c", imports]).peak for _ in range(3))
     rows: list[Row] = []
+    runs = (options.runs, options.mergekit_runs or options.runs)
     for shape in shapes:
         only = SHAPES[shape].memory_only
         models = models_of(shape, work, options.seed)
         for method in options.only or METHODS:
             print(f"{shape}: {method}", file=sys.stderr)
             peer = None if only else mergekit
-            rows.append(measure(method, shape, models, work, 1 if only else options.runs, peer, not only))
-
-    tables = {}
-    for shape in shapes:
-        if not SHAPES[shape].memory_only:
-            tables[f"Speed, {shape}"] = speed_table([row for row in rows if row.shape == shape])
-    tables["Memory"] = memory_table(rows, baseline)
+            rows.append(measure(method, shape, models, work, (1, 1) if only else runs, peer, not only))
     facts = {
         "date": datetime.date.today().isoformat(),
         "machine": machine(),
         "versions": used,
-        "runs": options.runs,
+        "runs": runs[0],
+        "mergekit_runs": runs[1],
         "seed": options.seed,
         "page_cache": "warm",
         "baseline_mib": baseline / (1 << 20),
-        "rows": [
-            asdict(row)
-            | {
-                "times_faster": row.times(),
-                "times_faster_without_fsync": row.times_without_fsync(),
-                "engine_over_floor": row.engine_over_floor(),
-            }
-            for row in rows
-        ],
     }
+    results = options.results or (work if shapes == ["tiny"] else HERE.parent / "results")
+    name = "merge-" + "-".join(shapes) + ("-" + "-".join(options.only) if options.only else "")
+    report(facts, rows, results, options.name or name)
+
+
+def report(facts: dict[str, Any], rows: Sequence[Row], results: Path, name: str) -> None:
+    """Print the tables and write them, with every run, as Markdown and JSON."""
+    shapes = list(dict.fromkeys(row.shape for row in rows))
+    tables = {}
+    for shape in shapes:
+        if not SHAPES[shape].memory_only:
+            tables[f"Speed, {shape}"] = speed_table([row for row in rows if row.shape == shape])
+    tables["Memory"] = memory_table(rows, round(facts["baseline_mib"] * (1 << 20)))
+    facts["shapes"] = ", ".join(
+        f"{shape}: {SHAPES[shape].layers} layers of {SHAPES[shape].hidden}, {SHAPES[shape].elements / 1e6:.0f}M elements"
+        for shape in shapes
+    )
+    facts["rows"] = [
+        asdict(row)
+        | {
+            "times_faster": row.times(),
+            "times_faster_without_fsync": row.times_without_fsync(),
+            "engine_over_floor": row.engine_over_floor(),
+        }
+        for row in rows
+    ]
     for title, table in tables.items():
         show(title, table)
-    results = options.results or (work if shapes == ["tiny"] else HERE.parent / "results")
     results.mkdir(parents=True, exist_ok=True)
-    name = "merge-" + "-".join(shapes) + ("-" + "-".join(options.only) if options.only else "")
     (results / f"{name}.json").write_text(json.dumps(facts, indent=2) + "\n")
     (results / f"{name}.md").write_text(page(facts, tables))
     print(f"written: {name}.md and .json", file=sys.stderr)
+
+
+def join(files: Sequence[Path], results: Path, name: str) -> None:
+    """One report of the rows of several; a method measured twice counts as it was last."""
+    told = [json.loads(path.read_text()) for path in files]
+    known = {field.name for field in fields(Row)}
+    rows = {}
+    for facts in told:
+        for row in facts["rows"]:
+            rows[row["shape"], row["method"]] = Row(**{key: value for key, value in row.items() if key in known})
+    order = {method: number for number, method in enumerate(METHODS)}
+    report(dict(told[-1]), sorted(rows.values(), key=lambda row: order[row.method]), results, name)
 
 
 def arguments() -> argparse.Namespace:
@@ -541,6 +605,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--work", type=Path, help="folder for models and outputs, kept (default: a temporary one)")
     parser.add_argument("--shape", action="append", choices=SHAPES, help="repeatable; default 0.5B; 1.5B: memory only")
     parser.add_argument("--runs", type=int, default=3, help="of each process (default 3)")
+    parser.add_argument("--mergekit-runs", type=int, help="of mergekit's, where fewer will do (default: as --runs)")
+    parser.add_argument("--name", help="of the report, in place of merge-SHAPES-METHODS")
+    parser.add_argument("--join", type=Path, nargs="+", metavar="JSON", help="measure nothing: one report of these")
     parser.add_argument("--only", type=lambda text: text.split(","), help="methods, separated by commas")
     parser.add_argument("--skip-mergekit", action="store_true")
     parser.add_argument("--mergekit-python", type=Path, help=f"Python of an environment with mergekit {MERGEKIT}")
@@ -561,7 +628,9 @@ def main() -> None:
         print(json.dumps(copy([Path(name) for name in sys.argv[3:]], Path(sys.argv[2]))))
     else:
         options = arguments()
-        if options.work:
+        if options.join:
+            join(options.join, options.results or HERE.parent / "results", options.name or "merge-joined")
+        elif options.work:
             options.work.mkdir(parents=True, exist_ok=True)
             benchmark(options, options.work.resolve())
         else:
