@@ -118,6 +118,9 @@ def _by_offsets(pieces: Sequence[bytes], raw: bytes, told: Ints) -> Ints:
                 ends[j] = low + int(inner[order])
             else:
                 ends[j] = reach if j == group[-1] else max(low, done)
+        if low > done and place and not raw[done : done + 1].isspace():
+            # Nobody's characters: white space is the next token's, and what normalising took away the last one's.
+            ends[texted[place - 1]] = low
         place, done = last + 1, reach
     if texted:
         ends[texted[-1]] = len(raw)
