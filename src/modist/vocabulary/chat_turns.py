@@ -151,7 +151,7 @@ def align_responses(source: Response, target: Response) -> PositionMap:
     """Align one response's tokens in two renderings.
 
     Where a first or last token reaches into one template, and not into the other by the same bytes (`▁yes` after `[/INST]`,
-    `yes` after a line break), the two do not say the same, whatever their spans within the response: such positions are CROSSED.
+    `yes` after a line break), the two do not say the same, whatever their spans in the response: such positions are CROSSED.
 
     Returns:
         A map whose positions count within each response's own `positions`.
