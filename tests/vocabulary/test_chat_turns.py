@@ -71,11 +71,11 @@ def test_responses_are_where_their_text_is(family: str, template: str) -> None:
         assert places[0, 0] + len(response.before) + len(content) + len(response.after) == places[-1, 1]
         assert raw[places[0, 0] : places[-1, 1]] == response.before + content + response.after
         reached = int(response.positions[-1]) + 1
-        if template != PLAIN:
+        if template != PLAIN and (family, template) != ("metaspace", CHATML):  # whose `<|im_end|>` is ten letters
             _, texts = chatting(family, template)
             ending = int(found.ids[response.positions[-1]])
             assert response.ended and response.spans[-1].tolist() == [len(content), len(content) + 1]
-            assert ending in (*texts.roles.get("turn_end", ()), *texts.roles["eos"]) or template == CHATML
+            assert ending in (*texts.roles.get("turn_end", ()), *texts.roles["eos"])
 
 
 def test_a_turn_without_a_mark_has_no_end() -> None:
@@ -135,7 +135,7 @@ def test_no_response_is_no_response() -> None:
 
 def test_what_templates_do_to_responses_is_told() -> None:
     with pytest.raises(UserError, match="byte-level: its chat template changes the response in message 1"):
-        find_responses(lambda ms: "".join(m["content"].upper() for m in ms), chat("a", "b"), "byte-level")
+        find_responses(lambda ms: "".join(m["content"].replace("b", "cc") for m in ms), chat("a", "b"), "byte-level")
     with pytest.raises(UserError, match="leaves out the response in message 1"):
         find_responses(lambda ms: ms[-1]["content"], chat("a", "b", "c"))
     with pytest.raises(UserError, match="repeats the response in message 1"):

@@ -66,7 +66,9 @@ def test_groups_partition_both_sides(spans: tuple[list[tuple[int, int]], list[tu
     source, target = spans
     found = align_positions(source, target)
     for side, columns in ((source, (0, 1)), (target, (2, 3))):
-        inside = [i for row in found.groups.tolist() for i in range(row[columns[0]], row[columns[1]]) if side[i][0] < side[i][1]]
+        inside = [
+            i for row in found.groups.tolist() for i in range(row[columns[0]], row[columns[1]]) if side[i][0] < side[i][1]
+        ]
         assert inside == [i for i, (a, b) in enumerate(side) if a < b]
     ends = {b for a, b in source if b > a} & {b for a, b in target if b > a}
     assert len(found.groups) == len(ends)  # as small as can be
@@ -150,7 +152,14 @@ def test_kinds_of_an_example() -> None:
     target = [(0, 2), (2, 4), (4, 5), (5, 6), (6, 8), (8, 10), (10, 10)]
     found = align_positions(source, target)
     assert [KINDS[kind] for kind in found.kind] == ["same", "joined", "part", "part", "crossed", "crossed", "none"]
-    assert list(zip(found.start.tolist(), found.stop.tolist(), strict=True))[:6] == [(1, 2), (2, 4), (4, 5), (4, 5), (5, 6), (5, 7)]
+    assert list(zip(found.start.tolist(), found.stop.tolist(), strict=True))[:6] == [
+        (1, 2),
+        (2, 4),
+        (4, 5),
+        (4, 5),
+        (5, 6),
+        (5, 7),
+    ]
     assert found.partner.tolist() == [1, 2, 4, 4, 5, 6, -1]
     assert found.groups.tolist() == [[1, 2, 0, 1], [2, 4, 1, 2], [4, 5, 2, 4], [5, 7, 4, 6]]
     assert found.same_start.tolist() == [True, True, True, False, True, False, False]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable
 from functools import cache
 
@@ -21,8 +22,8 @@ real = pytest.mark.skipif(not (SHARED / "tokenizers").is_dir(), reason="the shar
 PIECES = st.sampled_from(
     [
         "the", " there", "Once upon", "1234567", "3.14", "x = f(y)\n", "\n\n", "\t", "  ", "    return", "\r\n", "é", "e\u0301",
-        "ﬁ", "Å", "한국", "你好", "مرحبا", "🙂", "👩‍👩‍👧", "🇫🇷", "\u0000", "\u0007", "\u200b", "\ufeff", "\u00a0", "▁", "Ġ", "<0x0A>",
-        "<s>", "</s>", "<unk>", "<|im_end|>", "[INST]", "##ed", "_", "''", "…",
+        "Å", "ﬁ", "한국", "你好", "مرحبا", "🙂", "👩‍👩‍👧", "🇫🇷", "\u0000", "\u0007", "\u200b", "\ufeff",
+        "\u00a0", "▁", "Ġ", "<0x0A>", "<s>", "</s>", "<unk>", "<|im_end|>", "[INST]", "##ed", "_", "''", "…",
     ]
 )  # fmt: skip
 TEXTS = st.one_of(st.lists(PIECES, max_size=9).map("".join), st.text(max_size=20), st.text("ab e\u0301\u0327", max_size=9))
@@ -37,10 +38,8 @@ def known(name: str) -> tuple[Tokenizer, TokenTexts]:
         "wordpiece": wordpiece,
         "letters": lambda: letters("abcdefghij "),
     }
-    if name in makers:
-        tokenizer = makers[name]()
-    else:
-        tokenizer = Tokenizer.from_file(str(SHARED / "tokenizers" / name / "tokenizer.json"))
+    file = SHARED / "tokenizers" / name / "tokenizer.json"
+    tokenizer = makers[name]() if name in makers else Tokenizer.from_file(str(file))
     return tokenizer, TokenTexts.of(tokenizer)
 
 
@@ -76,14 +75,10 @@ def test_spans_of_real_tokenizers_cover_the_text(name: str, text: str, specials:
 
 @pytest.mark.parametrize("name", ["byte-level", "metaspace"])
 @settings(max_examples=120, deadline=None)
-@given(st.text(st.characters(codec="utf-8", exclude_characters="<▁"), max_size=20).filter(lambda text: text.isascii() or True))
+@given(st.text(st.characters(codec="utf-8", exclude_characters="<▁"), max_size=20))
 def test_a_span_holds_what_its_token_spells(name: str, text: str) -> None:
     """Byte for byte, on text that normalising leaves alone."""
-    import unicodedata
-
     text = unicodedata.normalize("NFC", text)
-    if text != unicodedata.normalize("NFC", text):
-        return
     tokenizer, texts = known(name)
     ids, spans = encode(tokenizer, text, texts)
     if "unk" in texts.roles and texts.roles["unk"][0] in ids.tolist():
