@@ -160,3 +160,14 @@ def test_special_tokens_around_a_text_have_empty_spans() -> None:
     tokenizer, texts = known("metaspace")
     ids, spans = encode(tokenizer, "the dog", texts, specials=True)
     assert texts.show(int(ids[0])) == "<s>" and spans[0].tolist() == [0, 0] and spans[-1, 1] == 7
+
+
+def test_truncation_left_switched_on_cuts_nothing() -> None:
+    tokenizer = byte_level()
+    whole, spans = encode(tokenizer, CORPUS[0])
+    tokenizer.enable_truncation(5, strategy="only_first")
+    tokenizer.enable_padding(length=200, pad_id=1)
+    before = (tokenizer.truncation, tokenizer.padding)
+    again, others = encode(tokenizer, CORPUS[0])
+    assert again.tolist() == whole.tolist() and others.tolist() == spans.tolist() and len(whole) > 5
+    assert (tokenizer.truncation, tokenizer.padding) == before and len(tokenizer.encode(CORPUS[0]).ids) == 200

@@ -7,7 +7,8 @@ never overlap: each token with text begins where the one before it ended.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import accumulate
 from typing import Any
 
@@ -32,9 +33,27 @@ def encode(tokenizer: Any, text: str, texts: TokenTexts | None = None, *, specia
         The ids, int32 [n], and their spans in bytes of the UTF-8 of `text`, int32 [n, 2].
     """
     backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
-    found = backend.encode(text, add_special_tokens=specials)
+    with _unbounded(backend):
+        found = backend.encode(text, add_special_tokens=specials)
     ids = np.asarray(found.ids, dtype=np.int32)
     return ids, token_spans(texts or TokenTexts.of(tokenizer), ids, text, found.offsets)
+
+
+@contextmanager
+def _unbounded(backend: Any) -> Iterator[None]:
+    """Without the truncation and padding that a tokenizer.json, or an earlier call, may have left switched on."""
+    truncation, padding = backend.truncation, backend.padding
+    if truncation is not None:
+        backend.no_truncation()
+    if padding is not None:
+        backend.no_padding()
+    try:
+        yield
+    finally:
+        if truncation is not None:
+            backend.enable_truncation(**truncation)
+        if padding is not None:
+            backend.enable_padding(**padding)
 
 
 def token_spans(
