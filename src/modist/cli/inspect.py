@@ -20,10 +20,12 @@ if TYPE_CHECKING:
 
 def inspect_command(
     models: list[str] = typer.Argument(help="Model folders or hub ids."),
-    base: str = typer.Option(None, "--base", help="Take deltas from this model; else from the ancestor that the weights show."),
-    plot: Path = typer.Option(None, "--plot", help="Draw it into this file (png, svg or pdf)."),
+    base: str | None = typer.Option(
+        None, "--base", help="Take deltas from this model; else from the ancestor that the weights show."
+    ),
+    plot: Path | None = typer.Option(None, "--plot", help="Draw it into this file (png, svg or pdf)."),
     tokenizers: bool = typer.Option(False, "--tokenizers", help="Compare the tokenizers of two models or folders instead."),
-    text: str = typer.Option(None, "--text", help="With --tokenizers: the sentence shown side by side."),
+    text: str | None = typer.Option(None, "--text", help="With --tokenizers: the sentence shown side by side."),
     as_json: bool = typer.Option(False, "--json", help="Print one JSON object."),
 ) -> None:
     """Say what a model is; for several, how far apart they lie and whether one descends from another."""

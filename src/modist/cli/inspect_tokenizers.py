@@ -31,7 +31,7 @@ def inspect_tokenizers(names: Sequence[str], text: str | None, as_json: bool) ->
     with WaitBar("comparing") as bar:
         found = align_ids(one, two, cache=cache_folder(), advance=bar.reach)
     sentence = SENTENCE if text is None else text
-    stretches, kinds = side_by_side(one, two, *(_tokenizer(folder) for folder in folders), sentence)
+    stretches, kinds = side_by_side(one, two, _tokenizer(folders[0]), _tokenizer(folders[1]), sentence)
     coverage = dataclasses.replace(cover(one, two, found), text=sentence, stretches=stretches, positions=kinds)
     if as_json:
         print(json.dumps(coverage.as_dict()))
@@ -57,8 +57,9 @@ def _folder(name: str) -> Path:
         raise UserError(str(error)) from None
     if reference.is_local:
         raise UserError(f"{name}: there is no such folder")
-    with outline_models([reference]).checkpoints[str(reference)] as checkpoint:
-        return checkpoint.folder
+    checkpoint = outline_models([reference]).checkpoints[str(reference)]
+    checkpoint.close()
+    return checkpoint.folder
 
 
 def _tokenizer(folder: Path) -> object:
