@@ -7,7 +7,7 @@ never overlap: each token with text begins where the one before it ended.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
 from typing import Any
@@ -36,7 +36,7 @@ def encode(tokenizer: Any, text: str, texts: TokenTexts | None = None, *, specia
     with _unbounded(backend):
         found = backend.encode(text, add_special_tokens=specials)
     ids = np.asarray(found.ids, dtype=np.int32)
-    return ids, token_spans(texts or TokenTexts.of(tokenizer), ids, text, found.offsets)
+    return ids, _spans(texts or TokenTexts.of(tokenizer), ids, text, lambda: found.offsets)
 
 
 @contextmanager
@@ -79,20 +79,23 @@ def token_spans(
     Raises:
         ValueError: the tokens do not spell the text, and there are no offsets.
     """
-    numbers = np.asarray(ids, dtype=np.int64)
+    return _spans(texts, np.asarray(ids, dtype=np.int64), text, None if offsets is None else lambda: offsets)
+
+
+def _spans(texts: TokenTexts, ids: NDArray[Any], text: str, offsets: Callable[[], Any] | None) -> Ints:
+    """The same, asking for the offsets only where they are needed."""
+    numbers = ids.tolist()
     raw = text.encode("utf-8", "surrogatepass")
-    pieces = [texts.texts[number] for number in numbers.tolist()]
+    pieces = [texts.texts[number] for number in numbers]
     ends = _by_length(pieces, raw)
     if ends is None:
-        written = [
-            texts.spellings[number].encode() if texts.kind[number] == SPECIAL else piece
-            for number, piece in zip(numbers.tolist(), pieces, strict=True)
-        ]
-        ends = _by_length(written, raw)
-        if ends is None:
-            if offsets is None:
-                raise ValueError(f"the {len(pieces)} tokens of {texts.name} do not spell the text; give their offsets")
-            ends = _by_offsets(written, raw, _in_bytes(text, offsets))
+        specials = texts.specials
+        pieces = [texts.spellings[n].encode() if n in specials else p for n, p in zip(numbers, pieces, strict=True)]
+        ends = _by_length(pieces, raw)
+    if ends is None:
+        if offsets is None:
+            raise ValueError(f"the {len(pieces)} tokens of {texts.name} do not spell the text; give their offsets")
+        ends = _by_offsets(pieces, raw, _in_bytes(text, offsets()))
     spans = np.zeros((len(ends), 2), dtype=np.int32)
     spans[:, 1] = ends
     spans[1:, 0] = ends[:-1]

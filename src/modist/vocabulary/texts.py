@@ -82,6 +82,11 @@ class TokenTexts:
         return np.fromiter(map(len, self.texts), dtype=np.int32, count=self.size)
 
     @cached_property
+    def specials(self) -> frozenset[int]:
+        """The ids that are special."""
+        return frozenset(np.flatnonzero(self.kind == SPECIAL).tolist())
+
+    @cached_property
     def digest(self) -> str:
         """SHA-256 of all that an alignment depends on; 64 hexadecimal digits."""
         told = hashlib.sha256()
