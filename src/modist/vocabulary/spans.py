@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from modist.vocabulary.texts import SPECIAL, TokenTexts
+from modist.vocabulary.texts import TokenTexts
 
 Ints = NDArray[np.int32]
 
