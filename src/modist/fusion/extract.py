@@ -130,7 +130,17 @@ def extract_one(
             say(f"{participant.name}: {planned.skipped:,} chats are too long and left out")
         if missing:
             total = sum(planned.plan["shards"][number]["positions"] for number in missing)
-            _run(participant, planned, chats, store, missing, device, dtype, say, lambda done: advance(participant.name, done, total))
+            _run(
+                participant,
+                planned,
+                chats,
+                store,
+                missing,
+                device,
+                dtype,
+                say,
+                lambda done: advance(participant.name, done, total),
+            )
         nats = [store.read(number)["nats"] for number in range(store.shards) if number not in store.lacking]
         positions = sum(
             int(planned.plan["shards"][number]["positions"]) for number in range(store.shards) if number not in store.lacking

@@ -130,7 +130,9 @@ class Store:
             raise StoreError(f"{path}: is damaged; remove {self.folder} to start over") from None
         wrong = _differences(there, self.plan)
         if wrong:
-            raise UserError(f"{self.folder}: holds something else ({'; '.join(wrong)}); choose another folder, or remove this one")
+            raise UserError(
+                f"{self.folder}: holds something else ({'; '.join(wrong)}); choose another folder, or remove this one"
+            )
 
     def _read_journals(self) -> None:
         for path in sorted(self.folder.iterdir()):
@@ -161,6 +163,10 @@ class Store:
             return False
 
     def _open_journal(self) -> None:
+        if self._part.count == 1:
+            # What a killed process was writing; with several parts it may be another's, alive.
+            for torn in self.folder.glob(".*.part"):
+                torn.unlink()
         path = self.folder / f"journal{self._part.suffix}.jsonl"
         kept = {number: entry for number, entry in sorted(self._known.items()) if self._part.has(number)}
         lines = [json.dumps({"shard": number, **entry}) + "\n" for number, entry in kept.items()]
@@ -267,7 +273,7 @@ class Store:
 
 
 def shard_bytes(arrays: Mapping[str, Array]) -> bytes:
-    """A safetensors file of these arrays: wider elements first, so that all stay aligned; the same bytes for the same arrays."""
+    """A safetensors file: wider elements first, so that all stay aligned; the same bytes for the same arrays."""
     ordered = sorted(arrays.items(), key=lambda item: (-item[1].itemsize, item[0]))
     found = {name: np.ascontiguousarray(array) for name, array in ordered}
     entries = [(name, _NAMES[array.dtype.newbyteorder("<").str], array.shape) for name, array in found.items()]
@@ -286,7 +292,8 @@ def _differences(there: Any, wanted: Mapping[str, Any]) -> list[str]:
             shown = all(isinstance(value, (str, int, float, bool, type(None))) for value in (one, two))
             short = [str(value)[:40] for value in (one, two)]
             found.append(f"{key} {short[0]} there, {short[1]} here" if shown else f"another {key}")
-    return found or ([] if there.get("shards") == wanted.get("shards") else ["its rows are cut or tokenized otherwise"])
+    same = there.get("shards") == wanted.get("shards")
+    return found or ([] if same else ["its rows are cut or tokenized otherwise"])
 
 
 def _write_whole(path: Path, data: bytes) -> None:

@@ -35,9 +35,7 @@ class MergeSettings(_Strict):
     variant: Literal["paper", "upstream"] = Field(
         "upstream", description="upstream: mergekit's, which masks the deltas; paper: the authors' fork, whose mask only weighs"
     )
-    select_topk: Share = Field(
-        0.1, description="share of each tensor's elements kept, by variance; FuseChat 0.1, FuseO1 1"
-    )
+    select_topk: Share = Field(0.1, description="share of each tensor's elements kept, by variance; FuseChat 0.1, FuseO1 1")
 
 
 class FusionSettings(_Strict):
@@ -58,7 +56,7 @@ class FusionSettings(_Strict):
     align: Literal["exact", "edit", "statistics"] = Field("edit", description="how an expert's ids become the pivot's")
     spans: Literal["chain", "label"] = Field(
         "chain",
-        description="where several of an expert's tokens make one of the pivot's: their product by the chain rule, or the label",
+        description="where an expert's tokens together make one of the pivot's: their product by the chain rule, or the label",
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16", "float64"] = Field(
         "auto", description="in which the experts are run; auto: as stored"
