@@ -113,7 +113,9 @@ def test_lambda_one_is_plain_clm_and_a_label_target_is_too() -> None:
     clm = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
     torch.testing.assert_close(fusion_loss(logits, labels, ids, probs, tail, 1.0).total, clm)
     ones = torch.ones(len(labels), 1, dtype=torch.float64)
-    torch.testing.assert_close(fusion_loss(logits, labels, labels[:, None].int(), ones, torch.zeros(len(labels)), 0.0).total, clm)
+    torch.testing.assert_close(
+        fusion_loss(logits, labels, labels[:, None].int(), ones, torch.zeros(len(labels)), 0.0).total, clm
+    )
 
 
 def test_bfloat16_logits_are_computed_in_float32_and_get_bfloat16_gradients() -> None:

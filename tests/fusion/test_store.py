@@ -93,7 +93,7 @@ def test_a_reader_refuses_what_is_damaged_or_lacking(tmp_path: Path) -> None:
     filled(tmp_path / "s")
     path = tmp_path / "s" / "shard-00001.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"\x7f")
-    with Store(tmp_path / "s", plan(), write=False) as store, pytest.raises(StoreError, match="00001.* was changed"):
+    with Store(tmp_path / "s", plan(), write=False) as store, pytest.raises(StoreError, match=r"00001.* was changed"):
         store.verify()
     path.write_bytes(b"no")
     with Store(tmp_path / "s", plan(), write=False) as store, pytest.raises(StoreError, match="is damaged"):

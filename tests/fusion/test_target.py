@@ -15,7 +15,9 @@ from modist.fusion.target import cross_entropies, fused_target
 VOCABULARY = 30
 
 
-def drawn(seed: int, n: int = 7, k: int = 4, nats: float | None = None, tokens: int | None = None) -> tuple[Aligned, np.ndarray]:
+def drawn(
+    seed: int, n: int = 7, k: int = 4, nats: float | None = None, tokens: int | None = None
+) -> tuple[Aligned, np.ndarray]:
     """An expert on `n` positions, a third of them not aligned; and the labels, which every expert shares."""
     generator = np.random.default_rng(seed)
     labels = np.random.default_rng(99).integers(0, VOCABULARY, n).astype(np.int32)

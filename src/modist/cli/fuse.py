@@ -93,9 +93,7 @@ def fuse_command(
 def extract_command(
     recipe: Path = RECIPE,
     out: Path = typer.Argument(help="Folder of all experts' distributions; for fuse --distributions."),
-    expert: list[str] = typer.Option(
-        [], "--expert", help="Only this one; may be repeated. The pivot is one too."
-    ),
+    expert: list[str] = typer.Option([], "--expert", help="Only this one; may be repeated. The pivot is one too."),
     shard: str = typer.Option(None, "--shard", help="Only a part of the work: 2/4, the second of four; parts may run at once."),
     ray: str = typer.Option(None, "--ray", help="Run experts and parts on a Ray cluster: its address, or local."),
     workers: int = typer.Option(1, "--workers", min=1, help="--ray: parts of each expert's work."),

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from modist.errors import ModistError, UserError
 from modist.fusion.models import Participant, Participants
 from modist.fusion.plan import Chats, DistributionPlan, plan_distributions
-from modist.fusion.store import Part, Store
+from modist.fusion.store import Part, Store, StoreError
 from modist.recipe import FusionRecipe, load_fusion_recipe
 
 Array = NDArray[Any]
@@ -122,6 +122,11 @@ def extract_one(
 ) -> Extracted:
     """One expert's distributions; see `extract`."""
     began = time.perf_counter()
+    done = _finished(folder / participant.slug, planned)
+    if done is not None:
+        # Nothing to write, so nothing to lock: several fusions may read the same distributions.
+        with done as store:
+            return _told(participant, planned, store, 0, began)
     with Store(folder / participant.slug, planned.plan, part) as store:
         missing = store.missing
         if store.damaged:
@@ -130,34 +135,41 @@ def extract_one(
             say(f"{participant.name}: {planned.skipped:,} chats are too long and left out")
         if missing:
             total = sum(planned.plan["shards"][number]["positions"] for number in missing)
-            _run(
-                participant,
-                planned,
-                chats,
-                store,
-                missing,
-                device,
-                dtype,
-                say,
-                lambda done: advance(participant.name, done, total),
-            )
-        nats = [store.read(number)["nats"] for number in range(store.shards) if number not in store.lacking]
-        positions = sum(
-            int(planned.plan["shards"][number]["positions"]) for number in range(store.shards) if number not in store.lacking
-        )
-        return Extracted(
-            expert=participant.name,
-            folder=str(store.folder),
-            chats=sum(map(len, nats)),
-            positions=positions,
-            skipped=planned.skipped,
-            nbytes=store.nbytes,
-            made=len(missing),
-            repaired=len(store.damaged),
-            lacking=len(store.lacking),
-            nats_per_position=float(np.concatenate(nats).sum()) / max(1, positions) if nats else 0.0,
-            seconds=time.perf_counter() - began,
-        )
+            tell: Callable[[int], object] = lambda count: advance(participant.name, count, total)  # noqa: E731
+            _run(participant, planned, chats, store, missing, device, dtype, say, tell)
+        return _told(participant, planned, store, len(missing), began)
+
+
+def _finished(folder: Path, planned: DistributionPlan) -> Store | None:
+    """The store, if all of it is there and sound."""
+    if not (folder / "plan.json").is_file():
+        return None
+    store = Store(folder, planned.plan, write=False)
+    try:
+        store.verify()
+    except StoreError:
+        store.close()
+        return None
+    return store
+
+
+def _told(participant: Participant, planned: DistributionPlan, store: Store, made: int, began: float) -> Extracted:
+    there = sorted(set(range(store.shards)) - set(store.lacking))
+    nats = [store.read(number)["nats"] for number in there]
+    positions = sum(int(planned.plan["shards"][number]["positions"]) for number in there)
+    return Extracted(
+        expert=participant.name,
+        folder=str(store.folder),
+        chats=sum(map(len, nats)),
+        positions=positions,
+        skipped=planned.skipped,
+        nbytes=store.nbytes,
+        made=made,
+        repaired=len(store.damaged),
+        lacking=len(store.lacking),
+        nats_per_position=float(np.concatenate(nats).sum()) / max(1, positions) if nats else 0.0,
+        seconds=time.perf_counter() - began,
+    )
 
 
 def _run(

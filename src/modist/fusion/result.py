@@ -65,7 +65,11 @@ def write_model(model: Any, pivot: Participant, folder: Path, shard_size: str = 
 def describe_files(folder: Path) -> dict[str, dict[str, Any]]:
     """Size and SHA-256 of every file, all of them on disk."""
     found = {}
+    mask = os.umask(0)
+    os.umask(mask)
     for path in sorted(folder.iterdir()):
+        # safetensors writes files that only their owner may read.
+        path.chmod(0o666 & ~mask)
         descriptor = os.open(path, os.O_RDONLY)
         os.fsync(descriptor)
         os.close(descriptor)

@@ -110,6 +110,7 @@ def train(
         ModistError: the loss is no number.
     """
     import torch
+    from transformers import PrinterCallback
 
     from modist.fusion.dataset import FusionDataset, collate
     from modist.fusion.trainer import Follow, FusionTrainer, last_checkpoint, mark
@@ -135,6 +136,8 @@ def train(
         data_collator=collate,
         callbacks=[Follow(advance)],
     )
+    # Every log line as a dictionary on stdout is nothing for a person.
+    trainer.remove_callback(PrinterCallback)
     last = last_checkpoint(folder) if resume else None
     before = int(last.name.removeprefix("checkpoint-")) if last else 0
     if last:
@@ -148,7 +151,13 @@ def train(
         ) from None
     trainer.save_model(str(folder / FINAL))
     history = tuple(
-        Point(entry["step"], entry["loss"], entry["clm"], entry["fused"], entry["learning_rate"])
+        Point(
+            entry["step"],
+            settings.lambda_ * entry["clm"] + (1 - settings.lambda_) * entry["fused"],
+            entry["clm"],
+            entry["fused"],
+            entry["learning_rate"],
+        )
         for entry in trainer.state.log_history
         if "clm" in entry
     )
