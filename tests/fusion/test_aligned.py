@@ -76,7 +76,9 @@ def test_several_tokens_that_make_one_say_their_product_by_the_chain_rule() -> N
 
 def test_a_token_that_reaches_beyond_the_pivots_falls_back_to_the_label() -> None:
     source = reading(["ab", "c", "<stop>"], PIECES)
-    same = IdMap("pieces", "letters", np.full(7, -1, dtype=np.int32), np.zeros(7, dtype=np.uint8), np.zeros(7, dtype=np.int32), 5)
+    same = IdMap(
+        "pieces", "letters", np.full(7, -1, dtype=np.int32), np.zeros(7, dtype=np.uint8), np.zeros(7, dtype=np.int32), 5
+    )
     target = reading(["a", "b", "c", "<end>"], LETTERS)
     rows = Distribution(np.array([[2], [3], [6]], dtype=np.int32), np.full((3, 1), 0.9), np.full(3, 0.1), np.full(3, -0.1), 0.3)
     found = align_distribution(rows, source, target, same)

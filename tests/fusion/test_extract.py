@@ -239,7 +239,14 @@ def test_distributions_of_another_vocabulary_or_model_are_refused(rooms: Path, t
         extract(other, tmp_path / "d", experts=["expert"], device="cpu")
     shutil.rmtree(tmp_path / "expert")
     shutil.copytree(rooms / "expert", tmp_path / "expert")
-    tiny_model(tmp_path / "expert", 77, json.loads((rooms / "expert" / "config.json").read_text())["vocab_size"], family="llama", hidden=48, layers=1)
+    tiny_model(
+        tmp_path / "expert",
+        77,
+        json.loads((rooms / "expert" / "config.json").read_text())["vocab_size"],
+        family="llama",
+        hidden=48,
+        layers=1,
+    )
     with pytest.raises(UserError, match=r"holds something else \(weights "):
         extract(other, tmp_path / "d", experts=["expert"], device="cpu")
     assert contents(tmp_path / "d") == before
@@ -253,7 +260,9 @@ def test_fusing_what_is_not_whole(rooms: Path, tmp_path: Path, small: None) -> N
 
 
 def test_names_of_experts(rooms: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"--expert expret: there is none of this name; did you mean 'expert'\? \(pivot, expert\)"):
+    with pytest.raises(
+        UserError, match=r"--expert expret: there is none of this name; did you mean 'expert'\? \(pivot, expert\)"
+    ):
         extract(rooms / "recipe.yml", tmp_path / "d", experts=["expret"], device="cpu")
 
 

@@ -67,11 +67,16 @@ def test_gradcheck() -> None:
     assert torch.autograd.gradcheck(lambda z: fusion_loss(z, *rest, 0.7).total, (logits.requires_grad_(),), eps=1e-6, atol=1e-7)
 
 
-def test_float32_equals_the_dense_float64_loss_to_a_millionth_at_a_large_vocabulary() -> None:
+def test_equals_the_dense_loss_to_a_millionth_at_a_large_vocabulary() -> None:
     logits, labels, ids, probs, tail = drawn(1, n=8, vocabulary=151_936, k=10, scale=4.0)
     wanted = dense(logits, labels, ids, probs, tail, 0.9)
-    found = fusion_loss(logits.float(), labels, ids, probs.float(), tail.float(), 0.9).total
-    assert float(((found.double() - wanted) / wanted).abs().max()) < 1e-6
+    exact = fusion_loss(logits, labels, ids, probs, tail, 0.9).total
+    assert float((exact / wanted - 1).abs().max()) < 1e-12
+    single = (logits.float(), labels, ids, probs.float(), tail.float(), 0.9)
+    found = fusion_loss(*single).total
+    assert float((found / dense(*single) - 1).abs().max()) < 1e-6
+    # Both have the rounding of a float32 log-softmax over 151,936 ids.
+    assert float((found.double() / wanted - 1).abs().max()) < 4e-6
 
 
 @pytest.mark.parametrize("gap", [20.0, 60.0, 200.0])
