@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-FAMILIES = ("llama", "qwen2-tied", "qwen2-untied", "mistral", "gemma")
+FAMILIES = ("llama", "qwen2-tied", "qwen2-untied", "mistral", "gemma", "qwen3")
 LAYERS = 4
 
 _STORED = {
@@ -277,6 +277,7 @@ def configuration(family: str) -> Any:
         "qwen2-untied": lambda: transformers.Qwen2Config(**sizes, tie_word_embeddings=False),
         "mistral": lambda: transformers.MistralConfig(**sizes, sliding_window=None),
         "gemma": lambda: transformers.GemmaConfig(**sizes, head_dim=16),
+        "qwen3": lambda: transformers.Qwen3Config(**sizes, head_dim=16, tie_word_embeddings=False),
     }
     return made[family]()
 

@@ -236,6 +236,8 @@ def expected_tensors(
         layers: of the models.
         masks: for DARE: a tensor's name and a model's place among those but the base -> what is kept.
     """
+    from tests.merge import reference_others
+
     if "experts" in recipe:
         yield from _expected_mod(recipe)
         return
@@ -248,6 +250,8 @@ def expected_tensors(
     folders = [source["model"] for source in sources]
     stored = {folder: read_folder(Path(folder)) for folder in {*folders, *([base] if base else [])}}
     donor = stored[base or folders[0]]
+    everywhere: dict[str, Any] = {}
+    memo: dict[Any, Any] = {}
 
     for name, tensor in donor.items():
         depth = depth_of(name, layers)
@@ -272,16 +276,42 @@ def expected_tensors(
         elif method == "slerp":
             (other,) = (folder for folder in folders if folder != base)
             result = slerp(x[base], x[other], look("t", None, None))
+        elif method in reference_others.RULES:
+            origin = None if method in reference_others.WITHOUT_BASE else base
+            moved = [i for i, folder in enumerate(folders) if folder != origin]
+
+            def each_at(
+                tensor: str, parameter: str, default: Any, moved: list[int] = moved, look: Callable[..., Any] = look
+            ) -> list[Any]:
+                return [look(parameter, i, default, tensor, depth_of(tensor, layers)) for i in moved]
+
+            def each(parameter: str, default: Any, at: Callable[..., list[Any]] = each_at, name: str = name) -> list[Any]:
+                return at(name, parameter, default)
+
+            def shared_one(parameter: str, default: Any, look: Callable[..., Any] = look) -> Any:
+                return look(parameter, None, default)
+
+            if method == "localize_and_stitch" and not everywhere:
+                everywhere = {
+                    other: (tensors.float64, [stored[folders[i]][other].float64 for i in moved])
+                    for other, tensors in donor.items()
+                }
+            origin_values = None if origin is None else x[origin]
+            models = [x[folders[i]] for i in moved]
+            given = reference_others.Given(name, origin_values, models, each, shared_one, everywhere, each_at, memo)
+            result = reference_others.RULES[method](given)
         else:
             others = [i for i, folder in enumerate(folders) if folder != base]
             sparse, consensus = METHODS[method]
-            rescale = look("rescale", None, sparse == "dare")
+            rescale = look("rescale", None, sparse in ("dare", "della"))
             kept = []
             for place, i in enumerate(others):
                 delta, density = x[folders[i]] - x[base], look("density", i, 1.0)
                 if sparse == "trim":
                     kept.append(trim(delta, density, rescale))
-                elif sparse == "dare" and density < 1:
+                elif sparse == "middle":
+                    kept.append(reference_others.keep_middle(delta, density, look("gamma", i, 0.01), rescale))
+                elif sparse in ("dare", "della") and density < 1:
                     kept.append(drop(delta, mask(place), rescale))
                 else:
                     kept.append(keep_all(delta))
@@ -290,7 +320,7 @@ def expected_tensors(
                 kept,
                 [look("weight", i, None) for i in others],
                 consensus=consensus,
-                normalize=look("normalize", None, method == "ties"),
+                normalize=look("normalize", None, method in ("ties", "della")),
                 lam=look("lambda", None, 1.0),
             )
         yield name, _as(result, _out_dtype(recipe, tensor))
@@ -302,6 +332,10 @@ METHODS = {
     "ties": ("trim", True),
     "dare_linear": ("dare", False),
     "dare_ties": ("dare", True),
+    "breadcrumbs": ("middle", False),
+    "breadcrumbs_ties": ("middle", True),
+    "della": ("della", True),
+    "della_linear": ("della", False),
 }
 
 
@@ -327,7 +361,7 @@ def _out_dtype(recipe: Mapping[str, Any], donor: Tensor) -> str:
 
 
 def _as(result: Expected, dtype: str) -> Expected:
-    return Expected(result.value, result.largest, result.near, result.tied, dtype)
+    return Expected(result.value, result.largest, result.near, result.tied, dtype, result.exact)
 
 
 # -------------------------------------------------------------- measured
@@ -490,6 +524,86 @@ MERGEKIT_CASES: dict[str, Case] = {
     "dare_ties-dense": _task("dare_ties", {"weight": 0.6, "density": 1}, {"weight": 0.37}, lam=0.9),
 }
 
+
+def _pair(method: str, *, base: bool = True, first: Any = (), second: Any = (), **shared: Any) -> Case:
+    """A method on both fine-tunes, with a base or without."""
+    return lambda trio: {
+        "merge_method": method,
+        **({"base_model": str(trio.base)} if base else {}),
+        "models": _models((trio.one, dict(first)), (trio.two, dict(second))),
+        **({"parameters": shared} if shared else {}),
+    }
+
+
+def _single(method: str, **shared: Any) -> Case:
+    """A method of the base and one other model."""
+    return lambda trio: {
+        "merge_method": method,
+        "base_model": str(trio.base),
+        "models": _models((trio.base, {}), (trio.two, {})),
+        **({"parameters": shared} if shared else {}),
+    }
+
+
+def _alone(scale: Any) -> Case:
+    return lambda trio: {"merge_method": "passthrough", "models": _models((trio.two, {"scale": scale} if scale else {}))}
+
+
+def _all_three(method: str, **shared: Any) -> Case:
+    return lambda trio: {
+        "merge_method": method,
+        "models": _models((trio.base, {}), (trio.one, {}), (trio.two, {})),
+        **({"parameters": shared} if shared else {}),
+    }
+
+
+_SIX, _FOUR = {"weight": 0.6}, {"weight": 0.37}
+
+OTHER_MERGEKIT_CASES: dict[str, Case] = {
+    "breadcrumbs": _task("breadcrumbs", {"weight": 0.6, "density": 0.5, "gamma": 0.1}, {"weight": 0.37, "density": 0.7}),
+    "breadcrumbs-rescale": _task(
+        "breadcrumbs", {"weight": 0.6, "density": 0.97, "gamma": 0.2}, {"weight": 0.37, "density": [0.2, 1]}, rescale=True
+    ),
+    "breadcrumbs_ties": _task(
+        "breadcrumbs_ties", {"weight": 0.6, "density": 0.6, "gamma": 0.05}, {"weight": 0.7, "density": 0.3}, normalize=True
+    ),
+    "della-dense": _task("della", {"weight": 0.6, "density": 1}, {"weight": 0.37}, lam=0.9),
+    "della_linear-dense": _task("della_linear", {"weight": 0.6, "density": 1}, {"weight": 0.37}),
+    "sce": _pair("sce"),
+    "sce-half": _pair("sce", select_topk=0.5),
+    "sce-gradient": _pair("sce", select_topk=[{"filter": "mlp", "value": [0.25, 0.75]}, {"value": 1.0}]),
+    "model_stock": _pair("model_stock"),
+    "model_stock-rows": _pair("model_stock", filter_wise=True),
+    "nuslerp": _pair("nuslerp", base=False, first=_SIX, second=_FOUR),
+    "nuslerp-base": _pair("nuslerp", first=_SIX, second=_FOUR),
+    "nuslerp-rows": _pair("nuslerp", first=_SIX, second=_FOUR, nuslerp_flatten=False),
+    "nuslerp-columns": _pair("nuslerp", base=False, first=_SIX, second=_FOUR, nuslerp_flatten=False, nuslerp_row_wise=True),
+    "nuslerp-ends": _pair("nuslerp", first={"weight": [0.0, 1.0]}, second={"weight": [1.0, 0.0]}),
+    "multislerp": _pair("multislerp", base=False, first=_SIX, second=_FOUR),
+    "multislerp-base": _pair("multislerp", first=_SIX, second=_FOUR, normalize_weights=False),
+    "karcher": _pair("karcher", base=False),
+    "karcher-three": _all_three("karcher", max_iter=3),
+    "arcee_fusion": _single("arcee_fusion"),
+    "nearswap": _single("nearswap", t=0.05),
+    "nearswap-gradient": _single("nearswap", t=[0.001, 0.3]),
+    "ram": _pair("ram", epsilon=0.01),
+    "ramplus_tl": _pair("ramplus_tl", epsilon=0.03, r=0.3, alpha=0.9),
+    "passthrough": _alone(None),
+    "passthrough-scale": _alone([{"filter": "o_proj", "value": 0.37}, {"filter": "down_proj", "value": 0.0}, {"value": 1.0}]),
+}
+
+OWN_CASES: dict[str, Case] = {
+    "sce-weights": _pair("sce", select_topk=0.25, select="weights"),
+    "widen": _pair("widen"),
+    "widen-calibrated": _pair("widen", above_average_value_ratio=1.4, score_calibration_value=0.8),
+    "localize": _pair("localize_and_stitch"),
+    "localize-densities": _pair(
+        "localize_and_stitch",
+        first={"weight": 0.7, "density": 0.3},
+        second={"density": [{"filter": "embed_tokens", "value": 0.0}, {"filter": "mlp", "value": 0.2}, {"value": 0.6}]},
+    ),
+}
+
 MOD_CASES: dict[str, Case] = {
     "mod": _mod(0.9, 0.1),
     "mod-half": _mod(0.5, 0.5, normalize="minmax", select="threshold"),
@@ -499,4 +613,6 @@ MOD_CASES: dict[str, Case] = {
     "mod-quantile-three": _mod(0.7, 0.2, 0.1, normalize="quantile", scope="all"),
 }
 
-CASES = {**MERGEKIT_CASES, **MOD_CASES}
+MERGEKIT_CASES |= OTHER_MERGEKIT_CASES
+OTHER_CASES = {**OTHER_MERGEKIT_CASES, **OWN_CASES}
+CASES = {**MERGEKIT_CASES, **MOD_CASES, **OWN_CASES}

@@ -30,6 +30,8 @@ def recipes(trio: Trio) -> dict[str, dict[str, Any]]:
 
     pair = [entry(trio.one, weight=0.7, density=0.6), entry(trio.two, weight=0.4, density=0.45)]
     tuned = {"base_model": trio.base, "models": pair}
+    plain = {"base_model": trio.base, "models": [{"model": trio.one}, {"model": trio.two}]}
+    weighed = {"base_model": trio.base, "models": [entry(trio.one, weight=0.7), entry(trio.two, weight=0.4)]}
     experts = {"experts": [{"source_model": trio.one}, {"source_model": trio.two}], "weights": [0.55, 0.45], "scope": "all"}
     return {
         "linear": {"merge_method": "linear", "models": [entry(trio.one, weight=0.7), entry(trio.two, weight=0.4)]},
@@ -43,6 +45,29 @@ def recipes(trio: Trio) -> dict[str, dict[str, Any]]:
         "ties": {"merge_method": "ties", **tuned},
         "dare_linear": {"merge_method": "dare_linear", **tuned},
         "dare_ties": {"merge_method": "dare_ties", **tuned},
+        "breadcrumbs": {"merge_method": "breadcrumbs", **tuned},
+        "della": {"merge_method": "della", **tuned},
+        "sce": {"merge_method": "sce", **plain, "parameters": {"select_topk": 0.5}},
+        "ramplus_tl": {"merge_method": "ramplus_tl", **plain},
+        "model_stock": {"merge_method": "model_stock", **plain},
+        "model_stock rows": {"merge_method": "model_stock", **plain, "parameters": {"filter_wise": True}},
+        "nuslerp rows": {"merge_method": "nuslerp", **weighed, "parameters": {"nuslerp_flatten": False}},
+        "nuslerp columns": {
+            "merge_method": "nuslerp",
+            **weighed,
+            "parameters": {"nuslerp_flatten": False, "nuslerp_row_wise": True},
+        },
+        "multislerp": {"merge_method": "multislerp", **weighed},
+        "karcher": {"merge_method": "karcher", "models": plain["models"]},
+        "widen": {"merge_method": "widen", **plain},
+        "localize_and_stitch": {"merge_method": "localize_and_stitch", **plain},
+        "arcee_fusion": {"merge_method": "arcee_fusion", "base_model": trio.base, "models": plain["models"][:1]},
+        "nearswap": {
+            "merge_method": "nearswap",
+            "base_model": trio.base,
+            "models": plain["models"][1:],
+            "parameters": {"t": 0.1},
+        },
         "mod minmax": experts,
         "mod quantile": experts | {"normalize": "quantile"},
         "mod random": experts | {"select": "random"},
@@ -69,11 +94,13 @@ def test_same_bytes_for_any_threads_and_blocks(trio: Trio, tmp_path: Path, metho
         assert found == expected, (threads, block)
 
 
-@pytest.mark.parametrize("method", ["ties", "dare_linear", "dare_ties", "mod minmax", "mod quantile", "mod random"])
+@pytest.mark.parametrize(
+    "method", ["ties", "dare_linear", "dare_ties", "breadcrumbs", "della", "mod minmax", "mod quantile", "mod random"]
+)
 def test_masks_do_not_depend_on_blocks_of_odd_sizes(trio: Trio, tmp_path: Path, method: str) -> None:
     """Blocks that are no multiple of the grain of sums may change the last bit of a norm, never who survives."""
     recipe = recipes(trio)[method]
-    if method.startswith("dare"):
+    if method in ("dare_linear", "dare_ties", "della"):
         recipe = recipe | {"parameters": {"rescale": False}}
     path = write_recipe(tmp_path / "r.yml", recipe)
     expected = merged(path, tmp_path / "out", 1)

@@ -55,6 +55,19 @@ class Uniform:
             mask[element] = self._low(int(element)) < low
         return mask
 
+    def below_each(self, probabilities: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+        """The same with element k's own probability, `probabilities[k % len(probabilities)]`: [n], n a multiple of it."""
+        count = len(probabilities)
+        limits = np.clip(np.rint(probabilities * (1 << 32)), 0, 1 << 32).astype(np.uint64)
+        # 2^32 needs more than 32 bits; the largest that fits leaves out one draw in 2^32.
+        high, low = np.divmod(np.minimum(limits, (1 << 32) - 1), np.uint64(1 << 16))
+        bound = high.astype(np.uint16)
+        drawn = self._high.reshape(-1, count)
+        mask: npt.NDArray[np.bool_] = (drawn < bound).reshape(-1)
+        for element in np.flatnonzero(drawn == bound):
+            mask[element] = self._low(int(element)) < int(low[element % count])
+        return mask
+
     def _low(self, element: int) -> int:
         place = self._key.to_bytes(16, "little") + (self._start + element).to_bytes(8, "little")
         return int.from_bytes(hashlib.blake2b(place, digest_size=2).digest(), "little")

@@ -72,7 +72,9 @@ class Engine:
         return max(1, min(self.threads, room // each))
 
     def worker_bytes(self, plan: Plan) -> int:
-        return self.block * 4 * (2 * len(plan.inputs) + _SCRATCH_ARRAYS)
+        # Rows that a method needs whole may be longer than a block.
+        rows = [row for planned in plan.tensors if (row := plan.method.rows(planned.tensor)) is not None]
+        return max([self.block, *rows]) * 4 * (2 * len(plan.inputs) + _SCRATCH_ARRAYS)
 
     def run(
         self,
@@ -98,12 +100,15 @@ class Engine:
         notes: dict[str, Note] = dict(done)
         room = min(ROOM, self.memory // _KEPT_SHARE // 4 // crew.threads)
 
+        for planned in plan.tensors:
+            self._equip(planned, plan, crew, room, events)
+        merged = [planned.tensor for planned in plan.tensors if not planned.copied and planned.tensor.size]
+        if plan.method.across is not None and merged:
+            across = plan.method.across
+            crew.run([lambda: across(merged)])
+
         def job(planned: PlannedTensor) -> Callable[[], None]:
             def work() -> None:
-                tensor = planned.tensor
-                tensor.crew, tensor.block_size, tensor.room = crew, self.block, room
-                tensor.on_survey = lambda: events.phase("survey")
-                tensor.on_nonfinite = lambda index: self._refuse_input(planned, index)
                 note = self._merge(plan, planned, targets[planned.name], files, events)
                 with self._lock:
                     notes[planned.name] = note
@@ -113,6 +118,13 @@ class Engine:
 
         crew.run([job(planned) for planned in plan.tensors if planned.name not in done])
         return notes
+
+    def _equip(self, planned: PlannedTensor, plan: Plan, crew: Crew, room: int, events: Events) -> None:
+        tensor = planned.tensor
+        tensor.row = plan.method.rows(tensor)
+        tensor.crew, tensor.block_size, tensor.room = crew, tensor.fit(self.block), room
+        tensor.on_survey = lambda: events.phase("survey")
+        tensor.on_nonfinite = lambda index: self._refuse_input(planned, index)
 
     def _merge(self, plan: Plan, planned: PlannedTensor, target: StoredTensor, files: ShardFiles, events: Events) -> Note:
         tensor = planned.tensor

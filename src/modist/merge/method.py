@@ -85,6 +85,9 @@ class Method:
         contributes: whether an input reaches the output at all, given the tensor with its parameters resolved.
         refuses: why these settings cannot be merged, or None; given the tensor.
         warns: remarks on settings that cannot do what they seem to; given the tensor.
+        rows: the length of the rows that blocks must hold whole, for methods that work by rows or by columns; None for blocks
+            of any elements. Memory is then bounded by the longest row where that is longer than a block.
+        across: a survey of all tensors together, before any of them is merged; it leaves what it finds in `Tensor.found`.
         scales: whether it applies `tensor.scale` to its merged delta, so that recipes may have `scaling`.
     """
 
@@ -101,6 +104,8 @@ class Method:
     contributes: Callable[[Tensor, int], bool] = lambda tensor, index: True
     refuses: Callable[[Tensor], str | None] = lambda tensor: None
     warns: Callable[[Tensor, Sequence[str]], Sequence[str]] = lambda tensor, names: ()
+    rows: Callable[[Tensor], int | None] = lambda tensor: None
+    across: Callable[[Sequence[Tensor]], None] | None = None
     scales: bool = False
 
     def parameter(self, name: str) -> Parameter | None:

@@ -75,10 +75,23 @@ def largest(
     sample: Keys,
     room: int,
 ) -> Largest:
-    """Find the `count` largest of `size` keys.
+    """Find the `count` largest of `size` keys; see `largest_each`."""
+    return largest_each([count], size, blocks, each, keys, sample, room)[0]
+
+
+def largest_each(
+    counts: Sequence[int],
+    size: int,
+    blocks: int,
+    each: Callable[[int, Callable[[int], object]], Sequence[object]],
+    keys: KeysOf,
+    sample: Keys,
+    room: int,
+) -> list[Largest]:
+    """For each of several counts, find so many largest of `size` keys, all in one pass as a rule.
 
     Args:
-        count: how many to keep, 1 <= count <= size.
+        counts: how many to keep, 1 <= count <= size.
         size: how many keys there are.
         blocks: in how many blocks they come.
         each: `each(n, f)` gives `[f(0), ..., f(n - 1)]`, possibly in parallel.
@@ -86,14 +99,30 @@ def largest(
         sample: some of the keys, to guess from; a bad guess costs time, never correctness.
         room: how many keys may be held at once.
     """
-    low, high = _bracket(sample, count / size, 0.45 * room / size)
-    if low is not None and low == high:
-        exact = low
-    else:
-        found = _from_bracket(count, blocks, each, keys, low, high, room)
-        if isinstance(found, Largest):
-            return found
-        exact = _from_histograms(count, blocks, each, keys)
+    brackets = [_bracket(sample, count / size, 0.45 * room / size / len(counts)) for count in counts]
+    wide = [k for k, (low, high) in enumerate(brackets) if low is None or low != high]
+    sifted = _from_brackets([(counts[k], *brackets[k]) for k in wide], blocks, each, keys, room) if wide else []
+    found = dict(zip(wide, sifted, strict=True))
+
+    def settle(k: int) -> Largest:
+        known = found.get(k)
+        if known is not None:
+            return known
+        guess = brackets[k][0] if k not in found else None
+        return _at(counts[k], blocks, each, keys, guess)
+
+    return [settle(k) for k in range(len(counts))]
+
+
+def _at(
+    count: int,
+    blocks: int,
+    each: Callable[[int, Callable[[int], object]], Sequence[object]],
+    keys: KeysOf,
+    guess: np.uint32 | None,
+) -> Largest:
+    """The `count` largest, whose threshold is the guess or else found by histograms."""
+    exact = _from_histograms(count, blocks, each, keys) if guess is None else guess
 
     def around(block: int) -> tuple[int, int]:
         values = keys(block)
@@ -102,9 +131,7 @@ def largest(
     counted: Sequence[tuple[int, int]] = each(blocks, around)  # type: ignore[assignment]
     above, equal = sum(c[0] for c in counted), [c[1] for c in counted]
     if not above < count <= above + sum(equal):
-        exact = _from_histograms(count, blocks, each, keys)
-        counted = each(blocks, around)  # type: ignore[assignment]
-        above, equal = sum(c[0] for c in counted), [c[1] for c in counted]
+        return _at(count, blocks, each, keys, None)
     return Largest(exact, _share_out(count - above, equal))
 
 
@@ -122,40 +149,43 @@ def _bracket(sample: Keys, share: float, widest: float) -> tuple[np.uint32 | Non
     return low, high
 
 
-def _from_bracket(
-    count: int,
+def _from_brackets(
+    wanted: Sequence[tuple[int, np.uint32 | None, np.uint32 | None]],
     blocks: int,
     each: Callable[[int, Callable[[int], object]], Sequence[object]],
     keys: KeysOf,
-    low: np.uint32 | None,
-    high: np.uint32 | None,
     room: int,
-) -> Largest | None:
+) -> list[Largest | None]:
+    """For each (count, low, high): the count largest keys if the count-th lies from low to high, and what does fits."""
     held = 0
 
-    def sift(block: int) -> tuple[int, Keys | None]:
+    def sift(block: int) -> list[tuple[int, Keys | None]]:
         nonlocal held
         values = keys(block)
-        above = 0
-        if high is not None:
-            above = int(np.count_nonzero(values > high))
-            inside = values <= high
-            if low is not None:
-                np.logical_and(inside, values >= low, out=inside)
-        else:
-            inside = values >= (low if low is not None else np.uint32(0))
-        number = int(np.count_nonzero(inside))
-        # A race here only lets a few more in than there is room for; it cannot lose any.
-        held += number
-        if held > room:
-            return above, None
-        return above, values[np.flatnonzero(inside)]
+        kept: list[tuple[int, Keys | None]] = []
+        for _, low, high in wanted:
+            above = 0
+            if high is not None:
+                above = int(np.count_nonzero(values > high))
+                inside = values <= high
+                if low is not None:
+                    np.logical_and(inside, values >= low, out=inside)
+            else:
+                inside = values >= (low if low is not None else np.uint32(0))
+            # A race here only lets a few more in than there is room for; it cannot lose any.
+            held += int(np.count_nonzero(inside))
+            kept.append((above, None if held > room else values[np.flatnonzero(inside)]))
+        return kept
 
-    found: Sequence[tuple[int, Keys | None]] = each(blocks, sift)  # type: ignore[assignment]
-    kept = [part for _, part in found if part is not None]
-    above = sum(number for number, _ in found)
+    found: Sequence[list[tuple[int, Keys | None]]] = each(blocks, sift)  # type: ignore[assignment]
+    return [_sifted(count, column) for (count, _, _), column in zip(wanted, zip(*found, strict=True), strict=True)]
+
+
+def _sifted(count: int, blocks: Sequence[tuple[int, Keys | None]]) -> Largest | None:
+    kept = [part for _, part in blocks if part is not None]
+    above = sum(number for number, _ in blocks)
     inside = sum(map(len, kept))
-    if len(kept) < blocks or not above < count <= above + inside:
+    if len(kept) < len(blocks) or not above < count <= above + inside:
         return None
     threshold = kth_largest(kept, count - above)
     above += sum(int(np.count_nonzero(part > threshold)) for part in kept)

@@ -57,12 +57,15 @@ def shares(plan: Plan, notes: Mapping[str, Note]) -> list[ParentShare]:
     for planned in plan.tensors:
         groups.setdefault(OUTSIDE if planned.layer is None else str(planned.layer), []).append(planned)
     kind = plan.method.reports
+    weight = plan.method.parameter("weight")
+    # Where deltas are merged, or weights are the other models' alone, the base is what they are measured from.
+    origin = kind == "delta" or (weight is not None and weight.scope == "other")
     found = []
     for index, name in enumerate(plan.names):
         role = "base" if index == plan.base else "expert"
         measure = {"share": _taken, "delta": _kept, "weight": _weight}[kind]
-        if kind == "delta" and role == "base":
-            found.append(ParentShare(name, role, "delta kept", None, {}))
+        if origin and role == "base":
+            found.append(ParentShare(name, role, "delta kept" if kind == "delta" else kind, None, {}))
             continue
         layers = {group: measure(plan, entries, notes, index) for group, entries in groups.items()}
         overall = measure(plan, plan.tensors, notes, index)
@@ -95,6 +98,6 @@ def _coefficient(planned: PlannedTensor, index: int) -> float:
     if "t" in tensor.values:
         t = tensor.number("t")
         return 1 - t if index == tensor.base else t
-    weights = [float(each.get("weight", 1.0)) for each in tensor.each]
-    total = math.fsum(weights) if tensor.values.get("normalize", True) else 1.0
+    weights = [float(each.get("weight", 0.0 if place == tensor.base else 1.0)) for place, each in enumerate(tensor.each)]
+    total = math.fsum(weights) if tensor.values.get("normalize", tensor.values.get("normalize_weights", True)) else 1.0
     return weights[index] / total if total else 0.0

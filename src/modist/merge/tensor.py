@@ -11,6 +11,7 @@ streaming pass, and it returns how to blend a block:
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,7 +23,7 @@ from modist.checkpoint.dtype import Array, Floats
 from modist.checkpoint.folder import Checkpoint
 from modist.merge.crew import Crew
 from modist.merge.draw import Uniform, stream_key
-from modist.merge.selection import ROOM, SAMPLE, Keys, Largest, largest
+from modist.merge.selection import ROOM, SAMPLE, Keys, Largest, largest_each
 from modist.recipe import Scalar
 
 BLOCK = 1 << 18
@@ -94,6 +95,17 @@ class Block:
         """This block's part of a random stream, the same for any block size and thread count."""
         return Uniform(stream_key(self.tensor.seed, self.tensor.name, stream), self.start, self.stop)
 
+    def rows(self, values: Array) -> Array:
+        """Elements [n] of this block as whole rows [rows, row], where the method works by rows."""
+        assert self.tensor.row is not None
+        return values.reshape(-1, self.tensor.row)
+
+    @property
+    def row_numbers(self) -> slice:
+        """Which rows of the tensor this block holds, where the method works by rows."""
+        assert self.tensor.row is not None
+        return slice(self.start // self.tensor.row, self.stop // self.tensor.row)
+
     def note(self, quantity: str, amount: float) -> None:
         """Add to a quantity that the report sums over blocks and tensors."""
         self.tally[quantity] = self.tally.get(quantity, 0.0) + float(amount)
@@ -119,6 +131,8 @@ class Tensor:
         values: parameters shared by all inputs, resolved for this tensor.
         each: parameters of each input, resolved for this tensor; the base's entry holds only what bases have.
         seed: of the whole merge.
+        row: elements of the rows that every block holds whole, for methods that work by rows; else None.
+        found: what the method's survey of the whole model found for this tensor; see `Method.across`.
         scale: what a method that `scales` applies to a merged delta before it adds the base; see `modist.merge.scaling`.
     """
 
@@ -129,6 +143,8 @@ class Tensor:
     values: Mapping[str, Scalar]
     each: Sequence[Mapping[str, Scalar]]
     seed: int = 0
+    row: int | None = None
+    found: Any = None
     scale: Scale = field(default=lambda block, delta: delta, repr=False)
     crew: Crew = field(default_factory=lambda: Crew(1), repr=False)
     block_size: int = BLOCK
@@ -144,6 +160,20 @@ class Tensor:
     def others(self) -> tuple[int, ...]:
         """The inputs that are not the base, in order."""
         return tuple(index for index in range(len(self.sources)) if index != self.base)
+
+    @property
+    def width(self) -> int | None:
+        """Elements along the last axis; None where there are none."""
+        return (self.shape[-1] if self.shape else 1) if self.size else None
+
+    @property
+    def grain(self) -> int:
+        """Sums are rounded in runs of so many elements: whole rows where the method works by rows."""
+        return GRAIN if self.row is None else self.row * max(1, GRAIN // self.row)
+
+    def fit(self, block: int) -> int:
+        """The block size nearest to `block` that holds whole rows, where the method works by rows."""
+        return block if self.row is None else self.grain * max(1, block // self.grain)
 
     @property
     def blocks(self) -> int:
@@ -175,13 +205,45 @@ class Tensor:
         Returns:
             The m sums, float64.
         """
-        runs = self.survey(lambda block: [run_sums(term) for term in terms(block)])
+        runs = self.survey(lambda block: [run_sums(term, self.grain) for term in terms(block)])
         return np.array([math.fsum(np.concatenate(column)) for column in zip(*runs, strict=True)])
 
     def dots(self, pairs: Callable[[Block], Sequence[tuple[Floats, Floats]]]) -> npt.NDArray[np.float64]:
         """Dot products over the tensor: m sums, float64, for m pairs of arrays [n] a block."""
-        runs = self.survey(lambda block: [run_dots(a, b) for a, b in pairs(block)])
+        runs = self.survey(lambda block: [run_dots(a, b, self.grain) for a, b in pairs(block)])
         return np.array([math.fsum(np.concatenate(column)) for column in zip(*runs, strict=True)])
+
+    def row_dots(self, pairs: Callable[[Block], Sequence[tuple[Array, Array]]]) -> npt.NDArray[np.float64]:
+        """Dot products over each row: float64 [m, rows], for m pairs of arrays [n] a block, summed in their own precision."""
+
+        def products(block: Block) -> npt.NDArray[np.float64]:
+            dots = [np.einsum("ij,ij->i", block.rows(a), block.rows(b)) for a, b in pairs(block)]
+            return np.array(dots, np.float64)
+
+        return np.concatenate(self.survey(products), axis=1)
+
+    def column_dots(self, pairs: Callable[[Block], Sequence[tuple[Array, Array]]]) -> npt.NDArray[np.float64]:
+        """The same over each column, the same place in all rows: float64 [m, row]."""
+        assert self.row is not None
+        height, row = self.grain // self.row, self.row
+        sums = _InOrder()
+
+        def products(block: Block) -> None:
+            grains = []
+            for a, b in pairs(block):
+                rows = [block.rows(a), block.rows(b)]
+                whole = len(rows[0]) // height * height
+                x, y = (part[:whole].reshape(-1, height, row) for part in rows)
+                dots = np.einsum("uij,uij->uj", x, y)
+                if whole < len(rows[0]):
+                    rest = np.einsum("ij,ij->j", rows[0][whole:], rows[1][whole:])
+                    dots = np.concatenate([dots, rest[None]])
+                grains.append(dots)
+            sums.add(block.number, np.stack(grains, axis=1))
+
+        self.survey(products)
+        assert sums.total is not None
+        return sums.total
 
     def largest(self, count: int, keys: Callable[[Block], Keys]) -> Largest:
         """The exact `count` largest of some keys, ties to the lower flat index.
@@ -190,9 +252,13 @@ class Tensor:
             count: how many; 1 <= count <= size.
             keys: uint32 [n] for a block, a new array each time; see `by_magnitude` and `rising`.
         """
+        return self.largest_each([count], keys)[0]
+
+    def largest_each(self, counts: Sequence[int], keys: Callable[[Block], Keys]) -> list[Largest]:
+        """The same for several counts of the same keys, in one pass as a rule."""
         self.on_survey()
-        return largest(
-            count,
+        return largest_each(
+            counts,
             self.size,
             self.blocks,
             self.crew.each,
@@ -202,27 +268,50 @@ class Tensor:
         )
 
     def _sample(self, keys: Callable[[Block], Keys]) -> Keys:
+        # Whole rows where the method works by rows.
+        row = self.row or 1
+        run = row * max(1, _SAMPLE_RUN // row)
         # Large tensors need a sharper guess, so that what lies inside the bracket still fits.
         wanted = max(min(SAMPLE, self.size // _SAMPLED_SHARE), self.size >> 10)
-        if wanted < 4 * _SAMPLE_RUN:
-            return keys(Block(self, -1, 0, min(self.size, 4 * _SAMPLE_RUN)))
-        runs = wanted // _SAMPLE_RUN
-        starts = np.linspace(0, self.size - _SAMPLE_RUN, runs).astype(np.int64)
-        return np.concatenate([keys(Block(self, -1, int(start), int(start) + _SAMPLE_RUN)) for start in starts])
+        if wanted < 4 * run:
+            return keys(Block(self, -1, 0, min(self.size, 4 * run)))
+        starts = np.linspace(0, self.size - run, wanted // run).astype(np.int64) // row * row
+        return np.concatenate([keys(Block(self, -1, int(start), int(start) + run)) for start in starts])
 
 
-def run_sums(values: Array) -> npt.NDArray[np.float64]:
-    """Sums of consecutive runs of GRAIN elements, float64 [ceil(n / GRAIN)]."""
-    whole = len(values) // GRAIN * GRAIN
-    sums = values[:whole].reshape(-1, GRAIN).sum(axis=1, dtype=np.float32 if values.dtype == np.float32 else None)
+class _InOrder:
+    """Sums what blocks give, in the order of the blocks whichever comes first, so that rounding never depends on threads."""
+
+    def __init__(self) -> None:
+        self.total: npt.NDArray[np.float64] | None = None
+        self._next = 0
+        self._waiting: dict[int, Array] = {}
+        self._lock = threading.Lock()
+
+    def add(self, number: int, terms: Array) -> None:
+        """The terms [k, ...] of one block; each is added by itself, so that block sizes change nothing either."""
+        with self._lock:
+            self._waiting[number] = terms
+            while (ready := self._waiting.pop(self._next, None)) is not None:
+                if self.total is None:
+                    self.total = np.zeros(ready.shape[1:])
+                for term in ready:
+                    self.total += term
+                self._next += 1
+
+
+def run_sums(values: Array, grain: int = GRAIN) -> npt.NDArray[np.float64]:
+    """Sums of consecutive runs of `grain` elements, float64 [ceil(n / grain)]."""
+    whole = len(values) // grain * grain
+    sums = values[:whole].reshape(-1, grain).sum(axis=1, dtype=np.float32 if values.dtype == np.float32 else None)
     rest = values[whole:]
     return np.append(sums.astype(np.float64), rest.sum(dtype=np.float64)) if len(rest) else sums.astype(np.float64)
 
 
-def run_dots(a: Floats, b: Floats) -> npt.NDArray[np.float64]:
+def run_dots(a: Floats, b: Floats, grain: int = GRAIN) -> npt.NDArray[np.float64]:
     """The same for the products of two arrays."""
-    whole = len(a) // GRAIN * GRAIN
-    products = np.einsum("ij,ij->i", a[:whole].reshape(-1, GRAIN), b[:whole].reshape(-1, GRAIN))
+    whole = len(a) // grain * grain
+    products = np.einsum("ij,ij->i", a[:whole].reshape(-1, grain), b[:whole].reshape(-1, grain))
     sums: npt.NDArray[np.float64] = products.astype(np.float64)
     if whole == len(a):
         return sums

@@ -1,7 +1,7 @@
 """The task-vector family: one composition of sparsify, weigh, elect, normalise and add.
 
     delta_i = theta_i - base
-    delta_i <- sparsify(delta_i)                 nothing, the largest magnitudes (TIES), or random survivors (DARE)
+    delta_i <- sparsify(delta_i)                 see `modist.merge.methods.sparsifiers`
     delta_i <- delta_i * |delta_i|_1 before / after   where `rescale`
     s       = sign(sum_i w_i delta_i)            where signs are elected (TIES)
     theta   = base + lambda * sum_i w_i delta_i [sign agrees] / sum_i w_i [sign agrees]    divided where `normalize`
@@ -9,8 +9,9 @@
 What is added to the base is scaled once more where a recipe has `scaling` (see `modist.merge.scaling`).
 
 Sources: Ilharco et al. 2023 (arXiv 2212.04089), section 2; Yadav et al. 2023, TIES (2306.01708), algorithm 1; Yu et al. 2024,
-DARE (2311.03099), eq. 2-3.  Rescaling matches the L1 norm of the whole tensor, mergekit's rule, where the DARE paper divides
-by the density; the two agree in expectation.
+DARE (2311.03099), eq. 2-3; Davari and Belilovsky 2023, Model Breadcrumbs (2312.06795), section 3; Deep et al. 2024, DELLA
+(2406.11617), section 3.  Rescaling matches the L1 norm of the whole tensor, mergekit's rule, where the DARE and DELLA papers
+divide by the probability of staying; the two agree in expectation for DARE.
 """
 
 from __future__ import annotations
@@ -20,16 +21,20 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from modist.checkpoint.dtype import Floats
 from modist.merge.method import Method, Parameter
-from modist.merge.selection import by_magnitude
+from modist.merge.methods.sparsifiers import (
+    Survivors,
+    keep_by_rank,
+    keep_largest,
+    keep_middle,
+    keep_none,
+    keep_random,
+    remembered,
+)
 from modist.merge.tensor import Answer, Block, Copy, Tensor
 
-Mask = npt.NDArray[np.bool_]
-# Takes an input's number, a block of it and its delta there, and says which elements survive; None keeps all.
-Survivors = Callable[[Block, Floats], Mask]
 TINY_NORM = 1e-7
 TINY_WEIGHT = 1e-8
 
@@ -38,30 +43,34 @@ TINY_WEIGHT = 1e-8
 class Composition:
     """Which member of the family: how it sparsifies, and whether signs are elected."""
 
-    sparsify: Literal["none", "magnitude", "random"]
+    sparsify: Literal["none", "largest", "middle", "random", "rank"]
     elect: bool
 
-
-def keep_largest(tensor: Tensor, index: int, density: float) -> Survivors:
-    """TIES, step 1: the int(density n) largest magnitudes of one delta (at least one)."""
-    count = max(1, int(density * tensor.size))
-    chosen = tensor.largest(count, lambda block: by_magnitude(block.delta(index)))
-    return lambda block, delta: chosen.mask(block.number, by_magnitude(delta.copy()))
+    @property
+    def random(self) -> bool:
+        return self.sparsify in ("random", "rank")
 
 
-def keep_random(tensor: Tensor, index: int, density: float) -> Survivors:
-    """DARE, eq. 2: each element survives with probability `density`."""
-    stream = f"dare {index}"
-    return lambda block, delta: block.uniform(stream).below(density)
+SPARSIFIERS: dict[str, Callable[[Tensor, int], Survivors]] = {
+    "largest": keep_largest,
+    "middle": keep_middle,
+    "random": keep_random,
+    "rank": keep_by_rank,
+}
 
 
 def survivors(tensor: Tensor, index: int, how: Composition) -> Survivors | None:
+    """Which elements of one delta survive; None where all do."""
     density = tensor.number("density", index)
     if how.sparsify == "none" or density >= 1:
         return None
     if density <= 0:
-        return lambda block, delta: np.zeros(len(delta), np.bool_)
-    return (keep_largest if how.sparsify == "magnitude" else keep_random)(tensor, index, density)
+        return keep_none
+    found = SPARSIFIERS[how.sparsify](tensor, index)
+    if how.random and tensor.flag("rescale"):
+        # The norm asks first, then the blend: drawn and ranked once for both.
+        return remembered(tensor, found, 4 * tensor.room // len(tensor.others))
+    return found
 
 
 def norm_ratio(tensor: Tensor, index: int, kept: Survivors) -> float:
@@ -162,9 +171,33 @@ def _warns(tensor: Tensor, names: Sequence[str]) -> Sequence[str]:
     )
 
 
+def _refuses(tensor: Tensor, how: Composition) -> str | None:
+    if how.sparsify != "rank":
+        return None
+    for index in tensor.others:
+        density, epsilon = tensor.number("density", index), tensor.number("epsilon", index)
+        if 0 < density < 1 and not (density - epsilon > 0 and density + epsilon < 1):
+            return (
+                f"density {density:g} and epsilon {epsilon:g}: elements would stay with probabilities from"
+                f" {density - epsilon:g} to {density + epsilon:g}, which must lie between 0 and 1; epsilon must be below"
+                f" {min(density, 1 - density):g}"
+            )
+    return None
+
+
 def _method(name: str, summary: str, source: str, how: Composition, *, normalize: bool, rescale: bool) -> Method:
     density = Parameter("density", "the share of the delta's elements that is kept", 1.0, "other", low=0, high=1)
     unused = Parameter("density", "accepted, as mergekit does, and without effect", 1.0, "other", low=0, high=1)
+    gamma = Parameter("gamma", "the share of the largest elements that is dropped", 0.01, "other", low=0, high=1)
+    epsilon = Parameter(
+        "epsilon",
+        "the largest of a row stay with density + this, the smallest with density - this",
+        0.15,
+        "other",
+        low=0,
+        high=0.5,
+    )
+    own = {"middle": (gamma,), "rank": (epsilon,)}.get(how.sparsify, ())
     return Method(
         name=name,
         summary=summary,
@@ -173,16 +206,19 @@ def _method(name: str, summary: str, source: str, how: Composition, *, normalize
         parameters=(
             Parameter("weight", "how much of this model's delta", scope="other"),
             unused if how.sparsify == "none" else density,
+            *own,
             Parameter("normalize", "divide by the sum of the weights that count", normalize, kind=bool),
             Parameter("rescale", "restore the L1 norm of a sparsified delta", rescale, kind=bool),
             Parameter("lambda", "strength of the merged delta", 1.0),
             Parameter("int8_mask", "accepted, as mergekit does, and without effect", False, kind=bool),
         ),
         base="required",
-        random=lambda tensor: how.sparsify == "random",
+        random=lambda tensor: how.random,
         reports="delta",
         contributes=lambda tensor, index: index == tensor.base or tensor.number("weight", index) != 0,
+        refuses=lambda tensor: _refuses(tensor, how),
         warns=_warns,
+        rows=lambda tensor: tensor.width if how.sparsify == "rank" else None,
         scales=True,
     )
 
@@ -199,7 +235,7 @@ TIES = _method(
     "ties",
     "trim each delta to its largest elements, elect signs, average what agrees",
     "Yadav et al. 2023, TIES-Merging, arXiv 2306.01708, algorithm 1",
-    Composition("magnitude", elect=True),
+    Composition("largest", elect=True),
     normalize=True,
     rescale=False,
 )
@@ -216,6 +252,38 @@ DARE_TIES = _method(
     "drop random elements of each delta, rescale, elect signs, add what agrees",
     "Yu et al. 2024, DARE, arXiv 2311.03099, with TIES' sign election (2306.01708, algorithm 1)",
     Composition("random", elect=True),
+    normalize=False,
+    rescale=True,
+)
+BREADCRUMBS = _method(
+    "breadcrumbs",
+    "drop each delta's largest and smallest elements, add",
+    "Davari and Belilovsky 2023, Model Breadcrumbs, arXiv 2312.06795, section 3",
+    Composition("middle", elect=False),
+    normalize=False,
+    rescale=False,
+)
+BREADCRUMBS_TIES = _method(
+    "breadcrumbs_ties",
+    "drop each delta's largest and smallest elements, elect signs, add what agrees",
+    "Davari and Belilovsky 2023, arXiv 2312.06795, with TIES' sign election (2306.01708, algorithm 1)",
+    Composition("middle", elect=True),
+    normalize=False,
+    rescale=False,
+)
+DELLA = _method(
+    "della",
+    "drop random elements of each delta, the small ones of a row sooner, rescale, elect signs, average what agrees",
+    "Deep et al. 2024, DELLA-Merging, arXiv 2406.11617, section 3",
+    Composition("rank", elect=True),
+    normalize=True,
+    rescale=True,
+)
+DELLA_LINEAR = _method(
+    "della_linear",
+    "drop random elements of each delta, the small ones of a row sooner, rescale, add",
+    "Deep et al. 2024, DELLA-Merging, arXiv 2406.11617, section 3, without election",
+    Composition("rank", elect=False),
     normalize=False,
     rescale=True,
 )
