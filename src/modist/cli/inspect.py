@@ -3,38 +3,47 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
-from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from modist.cli.amount import show_amount
+from modist.cli.wait_bar import WaitBar
+from modist.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from modist.inspection import Inspection, ModelFacts
 
-# A wait that is shorter needs no bar.
-_PATIENCE_S = 2.0
-
 
 def inspect_command(
     models: list[str] = typer.Argument(help="Model folders or hub ids."),
     base: str = typer.Option(None, "--base", help="Take deltas from this model; else from the ancestor that the weights show."),
     plot: Path = typer.Option(None, "--plot", help="Draw it into this file (png, svg or pdf)."),
+    tokenizers: bool = typer.Option(False, "--tokenizers", help="Compare the tokenizers of two models or folders instead."),
+    text: str = typer.Option(None, "--text", help="With --tokenizers: the sentence shown side by side."),
     as_json: bool = typer.Option(False, "--json", help="Print one JSON object."),
 ) -> None:
     """Say what a model is; for several, how far apart they lie and whether one descends from another."""
+    if tokenizers:
+        from modist.cli.inspect_tokenizers import inspect_tokenizers
+
+        if base is not None or plot is not None:
+            raise UserError(f"--tokenizers reads no weights, so it goes without {'--base' if base is not None else '--plot'}")
+        inspect_tokenizers(models, text, as_json)
+        return
+    if text is not None:
+        raise UserError("--text is for --tokenizers: the sentence to show side by side")
+
     from modist.inspection import Onlooker, inspect_models
 
     if plot is not None:
         from modist.inspection.picture import check_plot
 
         check_plot(plot)
-    with _Progress() as progress:
+    with WaitBar("reading", amounts=True) as progress:
         found = inspect_models(models, base=base, norms=plot is not None, onlooker=Onlooker(progress.begin, progress.advance))
     if plot is not None:
         from modist.inspection.picture import draw
@@ -54,45 +63,6 @@ def inspect_command(
         _show_several(console, found)
     if plot is not None:
         console.print(f"drawn into {plot}", soft_wrap=True)
-
-
-class _Progress:
-    """A bar with the time left, on stderr, in a terminal, once the wait is worth one."""
-
-    def __init__(self) -> None:
-        self._bar: Any = None
-        self._task: Any = None
-        self._total = self._done = 0
-        self._began = 0.0
-        self._lock = Lock()
-
-    def __enter__(self) -> _Progress:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-
-    def begin(self, total: int) -> None:
-        self._total, self._began = total, time.monotonic()
-
-    def advance(self, count: int) -> None:
-        with self._lock:
-            self._done += count
-            if self._bar is None and time.monotonic() - self._began > _PATIENCE_S:
-                self._start()
-            if self._bar is not None:
-                self._bar.update(self._task, completed=self._done)
-
-    def _start(self) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-
-        console = Console(stderr=True)
-        columns = (TextColumn("reading"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-        self._bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-        self._task = self._bar.add_task("inspect", total=self._total)
-        self._bar.start()
 
 
 def _show_model(console: Console, model: ModelFacts) -> None:

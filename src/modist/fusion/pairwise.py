@@ -26,7 +26,7 @@ def merge_recipe(recipe: FusionRecipe, pivot: Participant, pairs: Mapping[str, P
             "merge_method": "sce",
             "base_model": str(pivot.folder),
             "models": [{"model": str(folder)} for folder in pairs.values()],
-            "parameters": {"select_topk": settings.select_topk, "variant": settings.variant},
+            "parameters": {"select_topk": settings.select_topk, "select": settings.select},
         },
         indent=1,
     )

@@ -75,6 +75,8 @@ def read_fusion_recipe(document: Document) -> FusionRecipe:
             )
         if expert in experts[:index]:
             raise document.error(f"{str(expert)!r} is listed twice", "experts", index, "source_model")
+    if file.fusion.mode == "pairwise_then_merge" and len(experts) < 2:
+        raise document.error("'pairwise_then_merge' needs two experts; of one there is nothing to merge", "fusion", "mode")
     weights = _weights(document, file, model)
     _check_training(document, file)
     return FusionRecipe(pivot, experts, weights, _data(document, file), file.fusion, file.training, document)

@@ -32,8 +32,8 @@ class FusionModel(_Strict):
 class MergeSettings(_Strict):
     """How the pairwise models become one: SCE with the pivot as base (arXiv 2408.07990, section 3.3)."""
 
-    variant: Literal["paper", "upstream"] = Field(
-        "upstream", description="upstream: mergekit's, which masks the deltas; paper: the authors' fork, whose mask only weighs"
+    select: Literal["deltas", "weights"] = Field(
+        "deltas", description="what the selection decides: deltas, as mergekit has it; or weights alone, as the authors' fork"
     )
     select_topk: Share = Field(0.1, description="share of each tensor's elements kept, by variance; FuseChat 0.1, FuseO1 1")
 

@@ -1,7 +1,7 @@
 """Finished id maps on disk, so that two large vocabularies are compared once.
 
-A file's name is the hash of all that decides its content; the file carries a hash of its own arrays.  One that does not read
-back whole is made again, and two processes that finish at once write the same bytes.
+A file's name is the hash of all that decides its content, and the file begins with the hash of the rest.  One that does not
+read back whole is made again, and two processes that finish at once write the same map.
 """
 
 from __future__ import annotations
@@ -11,13 +11,12 @@ import io
 import os
 import tempfile
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from modist.errors import UserError
 
@@ -28,6 +27,8 @@ if TYPE_CHECKING:
 
 # Raised whenever an alignment would come out otherwise than before.
 _EDITION = 1
+# Bytes of the hash before a file's arrays.
+_SEAL = 32
 
 
 def cache_folder() -> Path:
@@ -59,7 +60,7 @@ def recall(
     if folder is None:
         return make()
     told = [str(_EDITION), source.digest, target.digest, how, statistics.digest if statistics else ""]
-    file = folder / f"{hashlib.sha256(' '.join(told).encode()).hexdigest()[:40]}.npz"
+    file = folder / f"{hashlib.sha256(' '.join(told).encode()).hexdigest()[:40]}.ids"
     found = _read(file, source, target)
     if found is None:
         found = make()
@@ -72,38 +73,35 @@ def _read(file: Path, source: TokenTexts, target: TokenTexts) -> IdMap | None:
     from modist.vocabulary.id_map import IdMap
 
     try:
-        with np.load(file, allow_pickle=False) as kept:
-            arrays: list[NDArray[Any]] = [kept[name] for name in ("ids", "reason", "distance")]
-            seal = kept["seal"].tobytes()
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, NotImplementedError):
+        whole = file.read_bytes()
+    except OSError:
         return None
-    kinds = [np.dtype(np.int32), np.dtype(np.uint8), np.dtype(np.int32)]
-    if seal != _seal(arrays) or [(a.dtype, a.shape) for a in arrays] != [(kind, (source.size,)) for kind in kinds]:
+    seal, body = whole[:_SEAL], whole[_SEAL:]
+    if hashlib.sha256(body).digest() != seal:
         return None
-    return IdMap(source.name, target.name, arrays[0], arrays[1], arrays[2], target.size)
+    try:
+        with np.load(io.BytesIO(body), allow_pickle=False) as kept:
+            ids, reason, distance = (kept[name] for name in ("ids", "reason", "distance"))
+    except (ValueError, KeyError, zipfile.BadZipFile):  # sealed, but not by this edition
+        return None
+    if [part.shape for part in (ids, reason, distance)] != [(source.size,)] * 3 or int(ids.max(initial=-1)) >= target.size:
+        return None
+    return IdMap(source.name, target.name, ids, reason, distance, target.size)
 
 
 def _write(file: Path, found: IdMap) -> None:
-    arrays: list[NDArray[Any]] = [found.ids, found.reason, found.distance]
-    whole = io.BytesIO()
-    seal = np.frombuffer(_seal(arrays), dtype=np.uint8)
-    np.savez_compressed(whole, ids=found.ids, reason=found.reason, distance=found.distance, seal=seal)
+    packed = io.BytesIO()
+    np.savez_compressed(packed, ids=found.ids, reason=found.reason, distance=found.distance)
+    body = packed.getvalue()
     part = None
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         descriptor, part = tempfile.mkstemp(dir=file.parent, prefix=".part-")
         with os.fdopen(descriptor, "wb") as growing:
-            growing.write(whole.getbuffer())
+            growing.write(hashlib.sha256(body).digest() + body)
         os.replace(part, file)
     except OSError as error:
         if part is not None:
             with suppress(OSError):
                 os.unlink(part)
         raise UserError(f"{file.parent}: the alignment cannot be kept there: {error.strerror or error}") from None
-
-
-def _seal(arrays: Sequence[NDArray[Any]]) -> bytes:
-    told = hashlib.sha256()
-    for array in arrays:
-        told.update(array.tobytes())
-    return told.digest()

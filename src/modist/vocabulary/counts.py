@@ -76,9 +76,7 @@ class PairCounts:
             UserError: they are others.
         """
         if (source.digest, target.digest) != (self.source_digest, self.target_digest):
-            raise UserError(
-                f"the statistics were not counted between {source.name} and {target.name} (or not in this direction)"
-            )
+            raise UserError(f"the statistics are not of {source.name} to {target.name}, but of other tokenizers")
 
     def choose(self, source: TokenTexts, target: TokenTexts, wanted: Ints) -> tuple[Ints, Ints]:
         """For each wanted source id the target id that was seen with it: least (edit distance, -count, length, id).

@@ -121,7 +121,7 @@ def align_ids(
 def match_exactly(one: TokenTexts, two: TokenTexts) -> NDArray[np.int32]:
     """Target id with the same bytes, or the same name and no bytes; -1 elsewhere.  int32 [source size]."""
     ids = np.full(one.size, -1, dtype=np.int32)
-    spelled = {spelling: number for number, spelling in enumerate(two.spellings) if spelling}
+    spelled = {spelling: number for number, spelling in reversed([*enumerate(two.spellings)]) if spelling}
     by_text = two.by_text
     # A byte-fallback piece says what a whole piece says, but is used elsewhere: it goes to its own kind where there is one.
     bytewise = {two.texts[number]: number for number in np.flatnonzero(two.fallback).tolist()}

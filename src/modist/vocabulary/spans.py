@@ -7,7 +7,8 @@ never overlap: each token with text begins where the one before it ended.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import accumulate
 from typing import Any
 
@@ -32,9 +33,27 @@ def encode(tokenizer: Any, text: str, texts: TokenTexts | None = None, *, specia
         The ids, int32 [n], and their spans in bytes of the UTF-8 of `text`, int32 [n, 2].
     """
     backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
-    found = backend.encode(text, add_special_tokens=specials)
+    with _unbounded(backend):
+        found = backend.encode(text, add_special_tokens=specials)
     ids = np.asarray(found.ids, dtype=np.int32)
     return ids, token_spans(texts or TokenTexts.of(tokenizer), ids, text, found.offsets)
+
+
+@contextmanager
+def _unbounded(backend: Any) -> Iterator[None]:
+    """Without the truncation and padding that a tokenizer.json, or an earlier call, may have left switched on."""
+    truncation, padding = backend.truncation, backend.padding
+    if truncation is not None:
+        backend.no_truncation()
+    if padding is not None:
+        backend.no_padding()
+    try:
+        yield
+    finally:
+        if truncation is not None:
+            backend.enable_truncation(**truncation)
+        if padding is not None:
+            backend.enable_padding(**padding)
 
 
 def token_spans(
@@ -44,7 +63,7 @@ def token_spans(
 
     Where the tokens spell the text (but for a space put before it) their lengths say everything.  Where they do not, because
     the tokenizer changed the text first or has no token for part of it, the offsets say which characters a token comes from;
-    bytes that several tokens stand for and that none of them spells belong to the last of these.
+    where several tokens come from the same characters and do not spell them, what they do not spell is the last one's.
 
     Args:
         texts: of the tokenizer.
@@ -89,6 +108,19 @@ def _by_length(pieces: Sequence[bytes], raw: bytes) -> Ints | None:
     return np.maximum(np.fromiter(accumulate(map(len, pieces)), dtype=np.int32, count=len(pieces)) - ahead, 0)
 
 
+def _within(pieces: Sequence[bytes], raw: bytes) -> list[int]:
+    """End of each of some tokens in the bytes they stand for together: by length as far as they spell them."""
+    whole = _by_length(pieces, raw)
+    if whole is not None:
+        return [int(end) for end in whole]
+    joined = b"".join(pieces)
+    ahead = int(joined[:1] == b" " != raw[:1])
+    pairs = zip(joined[ahead:], raw, strict=False)
+    alike = next((place for place, (a, b) in enumerate(pairs) if a != b), min(len(joined) - ahead, len(raw)))
+    ends = [max(0, min(end - ahead, alike)) for end in accumulate(map(len, pieces))]
+    return [*ends[:-1], len(raw)]
+
+
 def _in_bytes(text: str, offsets: Sequence[tuple[int, int]] | ArrayLike) -> Ints:
     """Offsets in characters, [n, 2], as offsets in bytes."""
     points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
@@ -112,12 +144,11 @@ def _by_offsets(pieces: Sequence[bytes], raw: bytes, told: Ints) -> Ints:
             reach = max(reach, end[texted[last]])
         group = texted[place : last + 1]
         low = min(begin[j] for j in group)
-        inner = _by_length([pieces[j] for j in group], raw[low:reach]) if len(group) > 1 else None
-        for order, j in enumerate(group):
-            if inner is not None:
-                ends[j] = low + int(inner[order])
-            else:
-                ends[j] = reach if j == group[-1] else max(low, done)
+        for j, inner in zip(group, _within([pieces[j] for j in group], raw[low:reach]), strict=True):
+            ends[j] = low + inner
+        if low > done and place and not raw[done : done + 1].isspace():
+            # Nobody's characters: white space is the next token's, and what normalising took away the last one's.
+            ends[texted[place - 1]] = low
         place, done = last + 1, reach
     if texted:
         ends[texted[-1]] = len(raw)
