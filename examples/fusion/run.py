@@ -4,9 +4,9 @@
     python examples/fusion/run.py --split dev --seeds 1 --arms clm mince --out /tmp/pilot    # a trial
 
 Every arm trains the same pivot on the same chats in the same order for the same steps, and differs in the target alone;
-`clm` is the plain one (lambda = 1).  Two thirds of the chats are of sums, which the pivot cannot do and the teacher can; a third are of
-the pivot's own domain, so that it does not forget.  None of them asks a test or development question, which is asserted.
-Answers are greedy, graded by exact match.  Intervals: questions and seeds drawn again 10,000 times.
+`clm` is the plain one (lambda = 1).  Two thirds of the chats are of sums, which the pivot cannot do and the teacher can; a
+third are of the pivot's own domain, so that it does not forget.  None of them asks a test or development question, which is
+asserted.  Answers are greedy, graded by exact match.  Intervals: questions and seeds drawn again 10,000 times.
 """
 
 import argparse

@@ -12,6 +12,15 @@ from modist.fusion.chat import Reader, Reading
 from modist.recipe import Passage
 from tests.fusion.rooms import TEMPLATE, byte_tokenizer
 
+SPACED = (
+    "{% for m in messages %}[{{ m.role }}] {{ m.content }} ;{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}"
+)
+
+
+SPACED = (
+    "{% for m in messages %}[{{ m.role }}] {{ m.content }} ;{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}"
+)
+
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory):
@@ -75,10 +84,7 @@ def test_several_turns_and_white_space(tokenizer) -> None:
     [
         (TEMPLATE, True),
         # A space before the answer, text behind it, no mark of its end.
-        (
-            "{% for m in messages %}[{{ m.role }}] {{ m.content }} ;{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}",
-            False,
-        ),
+        (SPACED, False),
         # What stands before an answer is not what stands before an answer to come: eos is put behind it.
         ("{% if add_generation_prompt %}{{ messages[0].content }}=>{% else %}{{ messages[1].content }}{% endif %}", True),
     ],

@@ -160,8 +160,7 @@ def spoiled(rooms: Path, tmp_path: Path, row: dict[str, Any], at: int = 3) -> Pa
     lines = (rooms / "chats.jsonl").read_text(encoding="utf-8").splitlines()
     lines[at] = json.dumps(row)
     (tmp_path / "bad.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    path = write_recipe(rooms, f"{tmp_path.name}.yml", data=str(tmp_path / "bad.jsonl"))
-    return path
+    return write_recipe(rooms, f"{tmp_path.name}.yml", data=str(tmp_path / "bad.jsonl"))
 
 
 def chat(answer: str, asked: str = "What?") -> dict[str, Any]:

@@ -19,6 +19,7 @@ def room(tmp_path: Path) -> Path:
 
 
 HEAD = "pivot: pivot\nexperts:\n  - source_model: one\n  - source_model: two\ndata: chats.jsonl\n"
+ONE = HEAD.replace("  - source_model: two\n", "")
 
 
 def read(room: Path, text: str):
@@ -39,14 +40,14 @@ def test_defaults_are_the_published_ones(room: Path) -> None:
 
 
 def test_weights_and_numbers_as_people_write_them(room: Path) -> None:
-    text = HEAD.replace("source_model: one", "{source_model: one, weight: .3}").replace(
-        "pivot: pivot", "pivot: {source_model: pivot, weight: 5e-1}"
-    )
-    text = (
-        text.replace("source_model: two", "{source_model: two, weight: 0.2}")
-        + "fusion: {target: weights}\ntraining: {learning_rate: 1e-5}\n"
-    )
-    found = read(room, text.replace("  - {", "  - {"))
+    text = """
+pivot: {source_model: pivot, weight: 5e-1}
+experts: [{source_model: one, weight: .3}, {source_model: two, weight: 0.2}]
+data: chats.jsonl
+fusion: {target: weights}
+training: {learning_rate: 1e-5}
+"""
+    found = read(room, text)
     assert found.weights == (0.5, 0.3, 0.2) and found.training.learning_rate == 1e-5
 
 
@@ -68,6 +69,7 @@ def test_weights_and_numbers_as_people_write_them(room: Path) -> None:
         (HEAD.replace("data: chats.jsonl", "data: []"), r"data: names no file"),
         (HEAD.replace("two", "one"), r"yml:4: experts\[1\]\.source_model: 'one' is listed twice"),
         (HEAD.replace("two", "pivot"), r"experts\[1\]\.source_model: 'pivot' is the pivot"),
+        (ONE + "fusion: {mode: pairwise_then_merge}\n", r"fusion\.mode: 'pairwise_then_merge' needs two experts"),
         (HEAD.replace("two", "./twoo"), r"experts\[1\]\.source_model: there is no folder '\./twoo'"),
         ("[1, 2]\n", r"a fusion's recipe is a mapping"),
         ("", r"empty; a recipe"),
