@@ -20,7 +20,7 @@ from typing import Any
 from modist.checkpoint.staging import Staging, check_output
 from modist.errors import UserError
 from modist.fusion.distributions import Distributions
-from modist.fusion.extract import Extracted, extract_one
+from modist.fusion.extraction import Extracted, extract_one
 from modist.fusion.models import Participant, Participants
 from modist.fusion.plan import FORMAT, Chats, DistributionPlan, plan_distributions, read_chats
 from modist.fusion.processes import Processes

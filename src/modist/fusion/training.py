@@ -235,7 +235,7 @@ def with_lora(model: Any, settings: TrainingSettings) -> Any:
         r=settings.lora.rank,
         lora_alpha=settings.lora.alpha,
         lora_dropout=settings.lora.dropout,
-        target_modules=settings.lora.targets,
+        target_modules="all-linear" if settings.lora.targets == ["all-linear"] else settings.lora.targets,
         task_type="CAUSAL_LM",
     )
     try:

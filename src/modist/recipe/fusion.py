@@ -61,9 +61,7 @@ def read_fusion_recipe(document: Document) -> FusionRecipe:
     if not isinstance(document.data, dict):
         raise document.error("a fusion's recipe is a mapping of keys: 'pivot', 'experts', 'data'")
     file = validate(document, FusionFile)
-    plain = isinstance(file.pivot, str)
-    model = FusionModel(source_model=file.pivot) if isinstance(file.pivot, str) else file.pivot
-    pivot = _reference(document, model.source_model, ("pivot",) if plain else ("pivot", "source_model"))
+    pivot = _reference(document, file.pivot.source_model, _written(document, "pivot", "source_model"))
     experts = tuple(
         _reference(document, expert.source_model, ("experts", index, "source_model"))
         for index, expert in enumerate(file.experts)
@@ -77,7 +75,7 @@ def read_fusion_recipe(document: Document) -> FusionRecipe:
             raise document.error(f"{str(expert)!r} is listed twice", "experts", index, "source_model")
     if file.fusion.mode == "pairwise_then_merge" and len(experts) < 2:
         raise document.error("'pairwise_then_merge' needs two experts; of one there is nothing to merge", "fusion", "mode")
-    weights = _weights(document, file, model)
+    weights = _weights(document, file, file.pivot)
     _check_training(document, file)
     return FusionRecipe(pivot, experts, weights, _data(document, file), file.fusion, file.training, document)
 
@@ -112,12 +110,11 @@ def _check_training(document: Document, file: FusionFile) -> None:
 
 
 def _data(document: Document, file: FusionFile) -> tuple[Path, ...]:
-    names = [file.data] if isinstance(file.data, str) else file.data
-    if not names:
+    if not file.data:
         raise document.error("names no file", "data")
     found: list[Path] = []
-    for index, name in enumerate(names):
-        path: tuple[Key, ...] = ("data",) if isinstance(file.data, str) else ("data", index)
+    for index, name in enumerate(file.data):
+        path = _written(document, "data", index)
         # As models are: from here, or from where the recipe lies.
         places = [Path(name), Path(document.name).parent / name]
         here = next((place for place in places if place.is_file()), None)
@@ -126,3 +123,8 @@ def _data(document: Document, file: FusionFile) -> tuple[Path, ...]:
             raise document.error(f"there is no file {name!r}{nearest(places[0].name, known)}", *path)
         found.append(here)
     return tuple(found)
+
+
+def _written(document: Document, *path: Key) -> tuple[Key, ...]:
+    """The path, or what stands for it: `pivot: x` for `pivot: {source_model: x}`."""
+    return path if path in document.lines else path[:-1]

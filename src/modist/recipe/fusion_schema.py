@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from modist.recipe.schema import Weight, _number
 
@@ -71,7 +71,11 @@ class LoraSettings(_Strict):
     rank: Annotated[int, Field(ge=1, le=4096)] = 16
     alpha: Positive = 32.0
     dropout: Below1 = 0.0
-    targets: list[str] | Literal["all-linear"] = Field("all-linear", description="names of modules, or all-linear")
+    targets: Annotated[
+        list[str],
+        BeforeValidator(lambda given: [given] if isinstance(given, str) else given),
+        WithJsonSchema({"anyOf": [{"const": "all-linear"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}),
+    ] = Field(["all-linear"], min_length=1, description="names of modules, or all-linear")
 
 
 class TrainingSettings(_Strict):
@@ -104,8 +108,16 @@ class TrainingSettings(_Strict):
 class FusionFile(_Strict):
     """Experts of any architecture and tokenizer, distilled into a pivot (`modist fuse`)."""
 
-    pivot: str | FusionModel = Field(description="the model that is trained: a folder or a hub id")
+    pivot: Annotated[
+        FusionModel,
+        BeforeValidator(lambda given: {"source_model": given} if isinstance(given, str) else given),
+        WithJsonSchema({"anyOf": [{"type": "string"}, FusionModel.model_json_schema()]}),
+    ] = Field(description="the model that is trained: a folder or a hub id")
     experts: list[FusionModel] = Field(min_length=1, description="whose distributions it learns from")
-    data: str | list[str] = Field(description="JSONL of chats ('messages'), the last message the assistant's")
+    data: Annotated[
+        list[str],
+        BeforeValidator(lambda given: [given] if isinstance(given, str) else given),
+        WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}),
+    ] = Field(description="JSONL of chats ('messages'), the last message the assistant's")
     fusion: FusionSettings = Field(default_factory=FusionSettings)
     training: TrainingSettings = Field(default_factory=TrainingSettings)

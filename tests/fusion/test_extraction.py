@@ -12,8 +12,7 @@ import pytest
 import torch
 
 from modist.errors import ModistError, UserError
-from modist.fusion import Part, extract, plan
-from modist.fusion import extract as extract_module
+from modist.fusion import Part, extract, extraction, plan
 from modist.fusion.distributions import Distributions
 from modist.fusion.models import Participants
 from modist.fusion.plan import Chats, plan_distributions
@@ -112,14 +111,14 @@ def test_killed_at_a_batch_and_gone_on_with(
 ) -> None:
     recipe = rooms / "recipe.yml"
     extract(recipe, tmp_path / "whole", experts=["expert"], device="cpu")
-    real, left = extract_module.batch_distributions, iter(range(batch + 1))
+    real, left = extraction.batch_distributions, iter(range(batch + 1))
 
     def dying(*given: Any) -> Any:
         if next(left) == batch:
             raise Killed
         return real(*given)
 
-    monkeypatch.setattr(extract_module, "batch_distributions", dying)
+    monkeypatch.setattr(extraction, "batch_distributions", dying)
     with pytest.raises(Killed):
         extract(recipe, tmp_path / "d", experts=["expert"], device="cpu")
     monkeypatch.undo()
@@ -134,7 +133,7 @@ def test_the_head_sees_response_positions_only(rooms: Path) -> None:
     model, seen = who.load("cpu", "float32"), []
     model.get_output_embeddings().register_forward_hook(lambda module, given, out: seen.append(out.shape))
     with picked_positions(model) as picked:
-        extract_module.batch_distributions(picked, model, "expert", [0, 1], wanted, None)
+        extraction.batch_distributions(picked, model, "expert", [0, 1], wanted, None)
     assert seen == [(1, wanted.readings[0].count + wanted.readings[1].count, model.config.vocab_size)]
     # The hook is gone.
     assert model(input_ids=torch.zeros(1, 5, dtype=torch.long)).logits.shape[:2] == (1, 5)
@@ -146,8 +145,8 @@ def test_a_batch_says_what_each_chat_alone_says(rooms: Path) -> None:
     model = who.load("cpu", "float32")
     rows = [0, 6, 3]  # of different lengths
     with picked_positions(model) as picked:
-        whole = extract_module.batch_distributions(picked, model, "pivot", rows, wanted, None)
-        alone = [extract_module.batch_distributions(picked, model, "pivot", [row], wanted, None) for row in rows]
+        whole = extraction.batch_distributions(picked, model, "pivot", rows, wanted, None)
+        alone = [extraction.batch_distributions(picked, model, "pivot", [row], wanted, None) for row in rows]
     np.testing.assert_array_equal(whole["ids"], np.concatenate([one["ids"] for one in alone]))
     np.testing.assert_allclose(whole["nats"], np.concatenate([one["nats"] for one in alone]), rtol=1e-5)
 
