@@ -43,8 +43,8 @@ RECIPE = typer.Argument(help="YAML: pivot, experts, data, and perhaps fusion and
 @fuse_app.command(_RUN)
 def fuse_command(
     recipe: Path = RECIPE,
-    out: Path = typer.Argument(None, help="Folder to write; it appears whole or not at all. Not needed for --dry-run."),
-    distributions: Path = typer.Option(
+    out: Path | None = typer.Argument(None, help="Folder to write; it appears whole or not at all. Not needed for --dry-run."),
+    distributions: Path | None = typer.Option(
         None, "--distributions", help="Folder of what experts say, as extract makes it; OUT.distributions by default."
     ),
     seed: int = typer.Option(0, "--seed", help="Of the order of chats and of dropout; recorded in the manifest."),
@@ -59,8 +59,6 @@ def fuse_command(
 
     options.require()
     options.quiet()
-    if out is None and not dry_run:
-        raise UserError("OUT is missing: modist fuse RECIPE OUT")
     from modist.fusion import Watch, fuse, prepare
 
     if dry_run:
@@ -70,6 +68,8 @@ def fuse_command(
         place = distributions or Path(f"{out}.distributions" if out is not None else "distributions")
         _show_price(price(prepare(recipe, trust_remote_code=trust_remote_code), place, world_size()), as_json)
         return
+    if out is None:
+        raise UserError("OUT is missing: modist fuse RECIPE OUT")
     try:
         with _Progress() as progress:
             report = fuse(
@@ -94,8 +94,10 @@ def extract_command(
     recipe: Path = RECIPE,
     out: Path = typer.Argument(help="Folder of all experts' distributions; for fuse --distributions."),
     expert: list[str] = typer.Option([], "--expert", help="Only this one; may be repeated. The pivot is one too."),
-    shard: str = typer.Option(None, "--shard", help="Only a part of the work: 2/4, the second of four; parts may run at once."),
-    ray: str = typer.Option(None, "--ray", help="Run experts and parts on a Ray cluster: its address, or local."),
+    shard: str | None = typer.Option(
+        None, "--shard", help="Only a part of the work: 2/4, the second of four; parts may run at once."
+    ),
+    ray: str | None = typer.Option(None, "--ray", help="Run experts and parts on a Ray cluster: its address, or local."),
     workers: int = typer.Option(1, "--workers", min=1, help="--ray: parts of each expert's work."),
     device: str = options.DEVICE,
     trust_remote_code: bool = options.TRUST,

@@ -14,7 +14,7 @@ from modist.fusion.store import Store
 IGNORED = -100
 
 
-class FusionDataset(torch.utils.data.Dataset):  # type: ignore[type-arg, misc]
+class FusionDataset(torch.utils.data.Dataset):  # type: ignore[misc]
     """A store of targets, by chat.
 
     Args:

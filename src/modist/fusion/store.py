@@ -158,7 +158,7 @@ class Store:
     def _is_sound(self, number: int) -> bool:
         entry, path = self._known[number], self.path(number)
         try:
-            return path.stat().st_size == entry["size"] and sha256_file(path) == entry["sha256"]
+            return path.stat().st_size == entry["size"] and sha256_file(path) == str(entry["sha256"])
         except FileNotFoundError:
             return False
 

@@ -120,4 +120,4 @@ class FusionFile(_Strict):
         WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}),
     ] = Field(description="JSONL of chats ('messages'), the last message the assistant's")
     fusion: FusionSettings = Field(default_factory=FusionSettings)
-    training: TrainingSettings = Field(default_factory=TrainingSettings)
+    training: TrainingSettings = Field(default_factory=lambda: TrainingSettings())
