@@ -258,8 +258,8 @@ def main() -> None:
     wait = torch.cuda.synchronize if options.device.startswith("cuda") else lambda: None
     cores = os.cpu_count()
     told = {
-        "machine": f"{platform.machine()}, {cores} cores, {torch.get_num_threads()} threads; python {platform.python_version()}, "
-        f"torch {torch.__version__}, transformers {transformers.__version__}, modist {VERSION}",
+        "machine": f"{platform.machine()}, {cores} cores, {torch.get_num_threads()} threads; python"
+        f" {platform.python_version()}, torch {torch.__version__}, transformers {transformers.__version__}, modist {VERSION}",
         "device": options.device,
         "dtype": str(options.dtype).removeprefix("torch."),
         "prompt": options.prompt,
