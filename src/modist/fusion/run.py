@@ -12,7 +12,8 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -172,32 +173,21 @@ def fuse(
         staging.finish("fusion", None)
         staging.synced(staging.recorded)
     try:
-        extracted = _timed(timer, "extract", lambda: _extracted(prepared, store, processes, device, watch))
-        processes.wait()
-        teachers = [
-            Teacher(
-                participant,
-                plan.readings,
-                Distributions(store / participant.slug, plan.plan),
-                _weight(prepared.recipe, participants, participant),
-                participant is participants.pivot,
-            )
-            for participant, plan in zip(prepared.teachers, prepared.plans, strict=True)
-        ]
+        with _timed(timer, "extract"):
+            extracted = _extracted(prepared, store, processes, device, watch)
+            processes.wait()
+        teachers = _teachers(prepared, store)
         targets: dict[str, TargetSummary] = {}
         trained: dict[str, Trained] = {}
         for name, numbers in prepared.jobs():
             place = _place(staging.root, prepared, name)
-            chosen = [teachers[number] for number in numbers]
-            if processes.first:
-                targets[name] = _timed(timer, "targets", lambda: _targets(prepared, chosen, place, watch))  # noqa: B023
-            processes.wait()
-            trained[name] = _timed(
-                timer,
-                "train",
-                lambda: _train(prepared, place, name, seed, device, resume, processes, watch),  # noqa: B023
-            )
-            processes.wait()
+            with _timed(timer, "targets"):
+                if processes.first:
+                    targets[name] = _targets(prepared, [teachers[number] for number in numbers], place, watch)
+                processes.wait()
+            with _timed(timer, "train"):
+                trained[name] = _train(prepared, place, name, seed, device, resume, processes, watch)
+                processes.wait()
         if processes.first:
             _finish(prepared, staging, store, print_, seed, targets, trained, timer, watch)
         processes.wait()
@@ -227,15 +217,26 @@ def fingerprint(prepared: Prepared, seed: int) -> str:
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 
-def _timed(timer: dict[str, float], name: str, work: Callable[[], Any]) -> Any:
+@contextmanager
+def _timed(timer: dict[str, float], name: str) -> Iterator[None]:
+    """Adds the seconds of the block."""
     began = time.perf_counter()
-    found = work()
+    yield
     timer[name] = timer.get(name, 0.0) + time.perf_counter() - began
-    return found
 
 
-def _weight(recipe: FusionRecipe, participants: Participants, participant: Participant) -> float:
-    return 0.0 if recipe.weights is None else recipe.weights[participants.all.index(participant)]
+def _teachers(prepared: Prepared, store: Path) -> list[Teacher]:
+    everyone, weights = prepared.participants.all, prepared.recipe.weights
+    return [
+        Teacher(
+            participant,
+            plan.readings,
+            Distributions(store / participant.slug, plan.plan),
+            0.0 if weights is None else weights[everyone.index(participant)],
+            participant is prepared.participants.pivot,
+        )
+        for participant, plan in zip(prepared.teachers, prepared.plans, strict=True)
+    ]
 
 
 def _place(root: Path, prepared: Prepared, name: str) -> Path:
@@ -329,7 +330,8 @@ def _finish(
             model = final_model(recipe.training, pivot, place / "training", dtype)
             write_model(model, pivot, place / "model")
             pairs[name] = place / "model"
-        files, told["merge"] = _timed(timer, "merge", lambda: merge_pairs(recipe, pivot, pairs, staging, seed, watch.note))
+        with _timed(timer, "merge"):
+            files, told["merge"] = merge_pairs(recipe, pivot, pairs, staging, seed, watch.note)
     write_rest(
         staging,
         recipe,
