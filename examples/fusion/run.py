@@ -6,7 +6,8 @@
 Every arm trains the same pivot on the same chats in the same order for the same steps, and differs in the target alone;
 `clm` is the plain one (lambda = 1).  Two thirds of the chats are of sums, which the pivot cannot do and the teacher can; a
 third are of the pivot's own domain, so that it does not forget.  None of them asks a test or development question, which is
-asserted.  Answers are greedy, graded by exact match.  Intervals: questions and seeds drawn again 10,000 times.
+asserted.  Twice: with right replies, and with replies of which a third of the sums have a wrong digit, as data have that
+nobody checked.  Answers are greedy, graded by exact match.  Intervals: questions and seeds drawn again 10,000 times.
 """
 
 import argparse
@@ -27,32 +28,51 @@ SETS = ("general", "math")
 PIVOT, TEACHER = EXPERTS / "general", EXPERTS / "math-chars"
 REPLAY = 3  # every third chat is of the pivot's own domain
 
-# name -> fusion settings, lambda, weights of pivot and teacher
+WRONG = 1 / 3  # of the sums' replies, in the noisy data
+NOISY = ", noisy"
+
+# name -> fusion settings, lambda, weights of pivot and teacher; those called noisy are trained on the noisy data
+_MINCE, _AVGCE, _MIXTURE = {"target": "mince"}, {"target": "avgce"}, {"target": "weights"}
 ARMS = {
     "clm": ({}, 1.0, None),
-    "mince, the default": ({"target": "mince"}, 0.9, None),
-    "mince": ({"target": "mince"}, 0.5, None),
-    "avgce": ({"target": "avgce"}, 0.5, None),
-    "mixture .5/.5": ({"target": "weights"}, 0.5, (0.5, 0.5)),
-    "mince, mostly teacher": ({"target": "mince"}, 0.1, None),
+    "mince .9": (_MINCE, 0.9, None),
+    "mince .5": (_MINCE, 0.5, None),
+    "avgce .5": (_AVGCE, 0.5, None),
+    "mixture .5": (_MIXTURE, 0.5, (0.5, 0.5)),
+    f"clm{NOISY}": ({}, 1.0, None),
+    f"mince .5{NOISY}": (_MINCE, 0.5, None),
+    f"avgce .5{NOISY}": (_AVGCE, 0.5, None),
 }
 
 
-def write_data(path: Path, chats: int) -> None:
-    """Chats of both domains, drawn from streams that no expert was trained on; each question once."""
+def write_data(path: Path, chats: int, wrong: float) -> None:
+    """Chats of both domains, drawn from streams that no expert was trained on; each question once.
+
+    Args:
+        wrong: the share of the sums' replies in which one digit of the result is another, wherever the result stands.
+    """
     from answers import row
     from tasks import DOMAINS, held_out, stream_rng, training_problems
 
     held = {problem.question for domain in DOMAINS for part in held_out(domain, 1) for problem in part}
     streams = {domain: training_problems(domain, stream_rng(7, f"fusion {domain}"), held) for domain in DOMAINS}
+    noise = stream_rng(7, "wrong digits")
     rows, seen = [], set()
     while len(rows) < chats:
         domain = "general" if len(rows) % REPLAY == 0 else "math"
         problem = next(streams[domain])
         assert problem.question not in held
-        if problem.question not in seen:
-            seen.add(problem.question)
-            rows.append(row(domain, problem))
+        if problem.question in seen:
+            continue
+        seen.add(problem.question)
+        rows.append(row(domain, problem))
+        if domain == "math" and noise.random() < wrong:
+            place = noise.randrange(len(problem.answer))
+            digit = noise.choice([d for d in "0123456789" if d != problem.answer[place]])
+            other = problem.answer[:place] + digit + problem.answer[place + 1 :]
+            right, false = (f"= {number}. \\boxed{{{number}}}" for number in (problem.answer, other))
+            assert problem.reply.endswith(right)
+            rows[-1]["messages"][1]["content"] = problem.reply.removesuffix(right) + false
     path.write_text("".join(json.dumps(one) + "\n" for one in rows), encoding="utf-8")
 
 
@@ -83,6 +103,11 @@ def write_recipe(path: Path, arm: str, data: Path, options: argparse.Namespace) 
 def slug(arm: str) -> str:
     """An arm's name as a file's."""
     return re.sub(r"[^a-z0-9.]+", "-", arm)
+
+
+def distributions(out: Path, arm: str) -> Path:
+    """What both models say of an arm's chats."""
+    return out / ("distributions-noisy" if arm.endswith(NOISY) else "distributions")
 
 
 def grade(folder: Path, split: str) -> dict[str, list[bool]]:
@@ -121,7 +146,7 @@ def work(job: tuple[str, int, Path, Path, str]) -> tuple[str, int, dict]:
     from modist.fusion import fuse
 
     folder = out / f"{slug(arm)}-{seed}"
-    report = fuse(recipe, folder, distributions=out / "distributions", seed=seed, device="cpu", resume=True)
+    report = fuse(recipe, folder, distributions=distributions(out, arm), seed=seed, device="cpu", resume=True)
     summary = next(iter(report.targets.values())) if report.targets else None
     if summary is not None:
         told |= {"shares": dict(summary.shares), "aligned": summary.aligned, "nats": dict(summary.nats)}
@@ -170,10 +195,11 @@ def table(results: dict, arms: list[str]) -> str:
             each = "" if len(results[name]) == 1 else f" ({', '.join(f'{np.mean(one):.1%}' for one in of(name, domain))})"
             cells.append(f"{value:.1%} [{low:.1%}, {high:.1%}]{each}")
         for domain in SETS:
-            if name == "clm" or "clm" not in results:
+            plain = f"clm{NOISY}" if name.endswith(NOISY) else "clm"
+            if name == plain or plain not in results:
                 cells.append("")
                 continue
-            value, low, high = interval(of(name, domain), rng, of("clm", domain))
+            value, low, high = interval(of(name, domain), rng, of(plain, domain))
             cells.append(f"{100 * value:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]")
         mix = f"{ARMS[name][1]:g}" if name in ARMS else ""
         lines.append(f"| {name} | {mix} | {' | '.join(cells)} |")
@@ -208,19 +234,20 @@ def main() -> None:
 
     torch.set_num_threads(1)
     options.out.mkdir(parents=True, exist_ok=True)
-    data = (options.out / "chats.jsonl").resolve()
-    write_data(data, options.chats)
+    data = {noisy: (options.out / f"chats{'-noisy' if noisy else ''}.jsonl").resolve() for noisy in (False, True)}
+    for noisy, path in data.items():
+        write_data(path, options.chats, WRONG if noisy else 0.0)
     versions = f"torch {torch.__version__}, transformers {transformers.__version__}, Python {platform.python_version()}"
     say(f"modist {VERSION}, {versions}; {options.split} questions")
     say(f"{options.chats} chats, {options.epochs} epochs, learning rate {options.rate:g}, {options.seeds} seeds")
     recipes = {}
     for arm in options.arms:
         recipes[arm] = options.out / f"{slug(arm)}.yml"
-        write_recipe(recipes[arm], arm, data, options)
-    # Once, for all arms: what both models say of these chats does not depend on the target.
-    first = next((arm for arm in options.arms if ARMS[arm][0].get("include_pivot", True)), options.arms[0])
-    for one in extract(recipes[first], options.out / "distributions", device="cpu"):
-        say(f"{one.expert}: {one.positions:,} positions, {one.nats_per_position:.4f} nats each, {one.nbytes:,} bytes")
+        write_recipe(recipes[arm], arm, data[arm.endswith(NOISY)], options)
+    # Once, for all arms on the same data: what both models say of it does not depend on the target.
+    for arm in {distributions(options.out, arm): arm for arm in reversed(options.arms)}.values():
+        for one in extract(recipes[arm], distributions(options.out, arm), device="cpu"):
+            say(f"{one.expert}: {one.positions:,} positions, {one.nats_per_position:.4f} nats each, {one.nbytes:,} bytes")
     jobs = [("pivot", -1, PIVOT, options.out, options.split), ("teacher", -1, TEACHER, options.out, options.split)]
     jobs += [(arm, seed, recipes[arm], options.out, options.split) for seed in range(options.seeds) for arm in options.arms]
     results: dict = {}
