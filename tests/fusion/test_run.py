@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from modist.errors import ModistError, UserError
-from modist.fusion import Watch, extract, fuse, trainer
+from modist.fusion import Watch, extract, fuse, trainer, training
 from modist.fusion import run as run_module
 from modist.fusion.dataset import FusionDataset, collate
 from modist.fusion.training import steps_of
@@ -205,12 +205,11 @@ def test_lora_is_merged_into_a_plain_checkpoint(rooms: Path, tmp_path: Path) -> 
 
 
 def test_without_peft(rooms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
-
-    monkeypatch.setitem(sys.modules, "peft", None)
+    monkeypatch.setattr(training, "find_spec", lambda name: None)
     recipe = write_recipe(rooms, f"{tmp_path.name}.yml", training={"lora": {}})
     with pytest.raises(UserError, match=r"training\.lora needs peft.*modist\[fuse\]"):
         fuse(recipe, tmp_path / "out", distributions=rooms / "d", device="cpu")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_loss_that_is_no_number(rooms: Path, tmp_path: Path) -> None:

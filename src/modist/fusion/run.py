@@ -28,7 +28,7 @@ from modist.fusion.processes import Processes
 from modist.fusion.result import dtype_of, write_model, write_rest
 from modist.fusion.store import Part
 from modist.fusion.targets import TargetSummary, Teacher, make_targets
-from modist.fusion.training import Trained, final_model, train
+from modist.fusion.training import Trained, check_training, final_model, train
 from modist.merge.manifest import read_manifest
 from modist.recipe import FusionRecipe, load_fusion_recipe
 from modist.version import VERSION
@@ -159,6 +159,7 @@ def fuse(
     participants = prepared.participants
     check_output(out, {participant.name: participant.folder for participant in participants.all})
     store = Path(distributions) if distributions is not None else out.with_name(out.name + ".distributions")
+    check_training(prepared.recipe.training)
     print_ = fingerprint(prepared, seed)
     report = FusionReport(str(out), prepared.recipe.fusion.mode, prepared.recipe.fusion.target, seed)
     if resume and (found := read_manifest(out)) and found.get("fingerprint") == print_:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from dataclasses import fields as fields_of
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from modist.fusion.models import Participant
 from modist.recipe.fusion_schema import TrainingSettings
 
 FINAL, HISTORY = "final", "history.json"
+_NO_PEFT = "training.lora needs peft, which is not here: pip install 'modist[fuse]'"
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,17 @@ def steps_of(settings: TrainingSettings, chats: int, world: int = 1) -> tuple[in
     batches = -(-chats // at_once)
     an_epoch = -(-batches // accumulation)
     return settings.max_steps or max(1, round(an_epoch * settings.epochs)), accumulation
+
+
+def check_training(settings: TrainingSettings) -> None:
+    """Refuse what is known to fail before anything is run.
+
+    Raises:
+        UserError: peft is missing, or the global batch does not divide among the processes.
+    """
+    if settings.lora is not None and find_spec("peft") is None:
+        raise UserError(_NO_PEFT)
+    steps_of(settings, settings.global_batch, world_size())
 
 
 def train(
@@ -224,13 +237,11 @@ def with_lora(model: Any, settings: TrainingSettings) -> Any:
     """The model with low-rank updates in place of its own parameters.
 
     Raises:
-        UserError: peft is not here, or no module is called so.
+        UserError: no module is called so.
     """
     assert settings.lora is not None
-    try:
-        from peft import LoraConfig, get_peft_model
-    except ImportError:
-        raise UserError("training.lora needs peft, which is not here: pip install 'modist[fuse]'") from None
+    from peft import LoraConfig, get_peft_model
+
     config = LoraConfig(
         r=settings.lora.rank,
         lora_alpha=settings.lora.alpha,
