@@ -57,10 +57,10 @@ def fusion_loss(
         tail: [n], what the target leaves for all other ids.
         mix: lambda, from 0 (the target alone) to 1 (plain CLM).
     """
-    return Losses(*_Fusion.apply(logits, labels, ids, probs, tail, mix))  # type: ignore[no-untyped-call]
+    return Losses(*_Fusion.apply(logits, labels, ids, probs, tail, mix))
 
 
-class _Fusion(torch.autograd.Function):
+class _Fusion(torch.autograd.Function):  # type: ignore[misc]
     @staticmethod
     def forward(
         ctx: Any,
@@ -90,7 +90,7 @@ class _Fusion(torch.autograd.Function):
         return mix * clm + (1 - mix) * fused, clm, fused
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, grad: torch.Tensor, *_: Any) -> tuple[torch.Tensor | None, ...]:
         held, labels, ids, filler, probs, tail, log_inside, outside = ctx.saved_tensors
         mix = ctx.mix

@@ -62,7 +62,7 @@ class FusionSettings(_Strict):
         "auto", description="in which the experts are run; auto: as stored"
     )
     too_long: Literal["refuse", "skip"] = Field("refuse", description="what to do with chats above training.max_length")
-    merge: MergeSettings = Field(default_factory=MergeSettings, description="of pairwise_then_merge")
+    merge: MergeSettings = Field(default_factory=lambda: MergeSettings.model_validate({}), description="of pairwise_then_merge")
 
 
 class LoraSettings(_Strict):
@@ -119,5 +119,5 @@ class FusionFile(_Strict):
         BeforeValidator(lambda given: [given] if isinstance(given, str) else given),
         WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}),
     ] = Field(description="JSONL of chats ('messages'), the last message the assistant's")
-    fusion: FusionSettings = Field(default_factory=FusionSettings)
-    training: TrainingSettings = Field(default_factory=lambda: TrainingSettings())
+    fusion: FusionSettings = Field(default_factory=lambda: FusionSettings.model_validate({}))
+    training: TrainingSettings = Field(default_factory=lambda: TrainingSettings.model_validate({}))
