@@ -8,6 +8,7 @@ from modist.cli import (
     benchmarks,
     chat,
     eval,
+    fuse,
     generate,
     grade,
     hub,
@@ -26,7 +27,7 @@ from modist.version import VERSION
 
 app = typer.Typer(
     name="modist",
-    help="Combine language models: merge their tensors, mix what they say, and know what came of it.",
+    help="Combine language models: merge their tensors, mix or distil what they say, and know what came of it.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -40,6 +41,7 @@ app.command("chat")(chat.chat_command)
 app.command("eval")(eval.eval_command)
 app.command("grade")(grade.grade_command)
 app.command("study")(study.study_command)
+app.add_typer(fuse.fuse_app, name="fuse")
 app.add_typer(search.search_app, name="search")
 app.command("recommend")(recommend.recommend_command)
 app.command("statistics")(statistics.statistics_command)

@@ -1,4 +1,4 @@
-"""The two dialects as pydantic models: what may be written where, and the JSON Schema editors use.
+"""The dialects of merging and mixing as pydantic models: what may be written where.
 
 `MixtureFile` is Configuration 1 of the MoD paper (arXiv 2411.00406, appendix D); `MergeFile` is mergekit's dialect, which its
 Configurations 2-6 are written in.
@@ -133,15 +133,3 @@ class MergeFile(_Strict):
     chat_template: str | None = Field(
         None, description="auto (what most parents have), alpaca, chatml, exaone, llama3, mistral, or a Jinja template"
     )
-
-
-def json_schema() -> dict[str, Any]:
-    """One JSON Schema for both dialects (draft 2020-12)."""
-    mixture, merge = MixtureFile.model_json_schema(), MergeFile.model_json_schema()
-    definitions = {**mixture.pop("$defs", {}), **merge.pop("$defs", {})}
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "modist recipe",
-        "anyOf": [mixture, merge],
-        "$defs": definitions,
-    }
