@@ -10,6 +10,7 @@ What is there already in FOLDER is not done again.
 
 import argparse
 import json
+import re
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -31,9 +32,11 @@ METRICS = {
     "likelihood": f"likelihood:{QUESTIONS / 'answers.dev.jsonl'}",
     "accuracy": " + ".join(f"0.5*accuracy:{QUESTIONS / f'{domain}.dev.yml'}" for domain in DOMAINS),
 }
-# What is searched: for each of five layers a weight of each expert's attention and MLP, one for embeddings and one for the rest.
+# What is searched: for each of five layers a weight of each expert's attention, MLP and the rest, and one for embeddings.
 GENES: dict[str, Any] = {"layer_blocks": 1, "modules": ("attention", "mlp", "embeddings"), "bounds": {"weight": (0.0, 1.5)}}
 ENOUGH = 0.95
+# What each search began at.
+STARTS = {"gate": "mixture .5/.5, bayes gate", "EM": "mixture .5/.5", "task_arithmetic": "task_arithmetic, defaults"}
 
 
 @dataclass(frozen=True)
@@ -215,8 +218,7 @@ def answer(entrant: Entrant, out: Path) -> Row:
         if entrant.gate is not None:
             options |= {"gate": "bayes", "discount": entrant.gate[0], "stride": entrant.gate[1]}
     generator = open_generator(kind, str(entrant.file), **options)
-    words = "-".join(filter(str.isalnum, f"{entrant.name} {entrant.seed}".replace(".", " ").split(" ")))
-    name = "".join(letter if letter.isalnum() else "-" for letter in f"{entrant.name} {entrant.seed}") if not words else words
+    name = re.sub(r"\W+", "-", entrant.name if entrant.seed is None else f"{entrant.name} {entrant.seed}")
     try:
         found = evaluate(generator, benchmarks, out / "answers" / name, None, Settings())
     finally:
@@ -298,13 +300,7 @@ def findings(rows: Sequence[Row]) -> list[str]:
     ]
     for name in dict.fromkeys(row.entrant.name for row in of("searched")):
         found = averages(name)
-        than = (
-            "mixture .5/.5, bayes gate"
-            if "gate" in name
-            else "mixture .5/.5"
-            if "mixture" in name
-            else "task_arithmetic, defaults"
-        )
+        than = next(start for word, start in STARTS.items() if word in name)
         other = averages(than)[0]
         verdict = "helps" if min(found) > other else "does not help" if max(found) <= other else "helps with some seeds"
         lines.append(

@@ -122,7 +122,7 @@ class _Making:
 
     def _add_shares(self, group: Group, parameter: Parameter, members: Sequence[int]) -> None:
         name = parameter.name
-        fitting = [p for p in group.tensors if all([self._fits(p, member) for member in members])]
+        fitting = [p for p in group.tensors if all(self._fits(p, member) for member in members)]
         tensors = [p for p in fitting if len(members) > 1 and self._responses.shares_matter(p, name, members)]
         if not tensors:
             self._idle.setdefault(name, self._label(None, name, members[0] if len(members) == 1 else None))
