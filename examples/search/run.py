@@ -27,13 +27,15 @@ DOMAINS = ("general", "math")
 SEEDS = (0, 1, 2)
 # Development rows of each domain that a seed draws for the mixture's weights, and a split's for the merges.
 MIXTURE_ROWS, SPLIT_ROWS = 150, 80
-BUDGETS = {"likelihood": 120, "accuracy": 48}
 METRICS = {
     "likelihood": f"likelihood:{QUESTIONS / 'answers.dev.jsonl'}",
     "accuracy": " + ".join(f"0.5*accuracy:{QUESTIONS / f'{domain}.dev.yml'}" for domain in DOMAINS),
 }
-# What is searched: for each of five layers a weight of each expert's attention, MLP and the rest, and one for embeddings.
-GENES: dict[str, Any] = {"layer_blocks": 1, "modules": ("attention", "mlp", "embeddings"), "bounds": {"weight": (0.0, 1.5)}}
+# Weights of both experts' attention, MLP, embeddings and the rest: by likelihood, which is cheap, for each of the five layers
+# (32 numbers), by accuracy for all layers together (8), so that a budget of minutes says something of them.
+MODULES, BOUNDS = ("attention", "mlp", "embeddings"), {"weight": (0.0, 1.5)}
+LAYER_BLOCKS = {"likelihood": 1, "accuracy": None}
+BUDGETS = {"likelihood": 100, "accuracy": 40}
 ENOUGH = 0.95
 # What each search began at.
 STARTS = {"gate": "mixture .5/.5, bayes gate", "EM": "mixture .5/.5", "task_arithmetic": "task_arithmetic, defaults"}
@@ -190,7 +192,7 @@ def search_coefficients(out: Path, seed: int, kind: str) -> list[Entrant]:
     recipe = write_json(out / "recipes" / "task_arithmetic.yml", default_recipe("task_arithmetic"))
     folder = out / "searches" / f"{kind}-{seed}"
     asking = {"limit": SPLIT_ROWS * (2 if kind == "likelihood" else 1), "seed": seed}
-    settings = SearchSettings(budget=BUDGETS[kind], seed=seed, **GENES)
+    settings = SearchSettings(layer_blocks=LAYER_BLOCKS[kind], modules=MODULES, bounds=BOUNDS, budget=BUDGETS[kind], seed=seed)
     found = search_merge(recipe, METRICS[kind], folder, settings, asking=asking, device="cpu", threads=1, parents=False)
     if not (folder / "model").is_dir():
         merge(folder / RECIPE, folder / "model")
