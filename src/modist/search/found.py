@@ -71,13 +71,15 @@ class Found:
             other = max(others, key=lambda mark: _on(mark, split))
             gain = own - _on(other, split)
             name = what or f"the best parent, {other.name},"
-            verb = "scores above" if gain > 0 else "scores below" if gain < 0 else "scores as"
+            verb = "scores as" if abs(gain) < 1e-9 else "scores above" if gain > 0 else "scores below"
             lines.append(f"the merge found {verb} {name} on the {split} split: {own:.4g} against {_on(other, split):.4g}")
         if split == SECOND:
             loss = self.best.first - own
+            # Sums of shares of questions differ by rounding alone where nothing differs.
+            change = "as" if abs(loss) < 1e-9 else f"{abs(loss):.2g} {'more' if loss > 0 else 'less'} than"
             lines.append(
-                f"it scored {self.best.first:.4g} on the split it was chosen on, {abs(loss):.2g}"
-                f" {'more' if loss >= 0 else 'less'} than on the second: the second is what it is worth"
+                f"it scored {self.best.first:.4g} on the split it was chosen on, {change} on the second: the second is what it"
+                " is worth"
             )
         else:
             lines.append(

@@ -141,13 +141,15 @@ class _Making:
         self._shares.append(Shares(names, name, tuple(members), tuple(range(first, len(self._genes)))))
 
     def _fits(self, planned: PlannedTensor, member: int) -> bool:
-        """Whether an input has the tensor in the output's shape; one that has not can have no weight but the recipe's 0."""
+        """Whether an input's tensor has the output's shape; one that has not can have no weight but the recipe's 0.
+
+        An input that lacks it is another architecture, which is an error once the search gives it a weight.
+        """
         source, shape = planned.tensor.sources[member], tuple(planned.tensor.shape)
         stored = source.checkpoint.tensors.get(source.name)
-        if stored is not None and tuple(stored.shape) == shape:
+        if stored is None or tuple(stored.shape) == shape:
             return True
-        what = "has none" if stored is None else f"has {list(stored.shape)}"
-        self._apart.setdefault(planned.name, f"{source.model} {what}, the merge {list(shape)}")
+        self._apart.setdefault(planned.name, f"{source.model} has {list(stored.shape)}, the merge {list(shape)}")
         return False
 
     def _gene(self, group: Group, parameter: Parameter, member: int | None, tensors: list[PlannedTensor]) -> None:
