@@ -35,7 +35,7 @@ METRICS = {
 # (32 numbers), by accuracy for all layers together (8), so that a budget of minutes says something of them.
 MODULES, BOUNDS = ("attention", "mlp", "embeddings"), {"weight": (0.0, 1.5)}
 LAYER_BLOCKS = {"likelihood": 1, "accuracy": None}
-BUDGETS = {"likelihood": 100, "accuracy": 40}
+BUDGETS = {"likelihood": 60, "accuracy": 40}
 ENOUGH = 0.95
 # What each search began at.
 STARTS = {"gate": "mixture .5/.5, bayes gate", "EM": "mixture .5/.5", "task_arithmetic": "task_arithmetic, defaults"}

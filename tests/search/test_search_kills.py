@@ -190,7 +190,9 @@ def test_a_process_that_is_killed(tmp_path: Path) -> None:
     assert (found[:2], done, found[2]) == ([best, random_best], 9, 39 - 9)
 
 
+# A minute where the machine is free; forty processes are started, and every score is synced to disk.
 @pytest.mark.full
+@pytest.mark.timeout(1500)
 @pytest.mark.parametrize("order", ["in order", "shuffled"])
 def test_killed_at_twenty_random_moments(tmp_path: Path, order: str) -> None:
     """From before the first score to the last one, in its file's writing or between two."""
