@@ -226,8 +226,8 @@ def test_no_search_beside_a_start_that_is_never_beaten() -> None:
     from types import SimpleNamespace
 
     from modist.search.evolve import Outcome
+    from modist.search.found import Found, Mark
     from modist.search.journal import Entry
-    from modist.search.merge import Found, Mark
 
     best = Entry("cma", 3, (0.5,), 0.6)
     marks = (

@@ -1,7 +1,7 @@
 """Searches with a metric that costs nothing, or a pause; as a script, a search to be killed, run by test_search_kills.py.
 
-The script's last argument is JSON: folder, and perhaps pause (seconds a candidate), budget, genes and told (`in order`, or
-`shuffled`, as workers elsewhere tell).
+The script's last argument is JSON: folder, and perhaps pause (seconds a candidate), budget, genes, told (`in order`, or
+`shuffled`, as workers elsewhere tell) and hang (after so many scores it never goes on).
 """
 
 from __future__ import annotations
@@ -42,9 +42,14 @@ class FakePool:
     """Scores by a function; `asked` holds every vector it was given."""
 
     def __init__(
-        self, metric: Callable[[Vector], float] = bowl, pause: float = 0.0, shuffled: bool = False, after: int | None = None
+        self,
+        metric: Callable[[Vector], float] = bowl,
+        pause: float = 0.0,
+        shuffled: bool = False,
+        after: int | None = None,
+        hang: int | None = None,
     ) -> None:
-        self.metric, self.pause, self.after = metric, pause, after
+        self.metric, self.pause, self.after, self.hang = metric, pause, after, hang
         self.asked: list[Vector] = []
         self._shuffle = random.Random(1) if shuffled else None
 
@@ -57,7 +62,7 @@ class FakePool:
             if self.after is not None and len(self.asked) >= self.after:
                 raise Killed
             self.asked.append(vectors[place])
-            time.sleep(self.pause)
+            time.sleep(self.pause if len(self.asked) - 1 != self.hang else 3600)
             found[place] = self.metric(vectors[place])
             if told is not None:
                 told(place, found[place])
@@ -85,7 +90,7 @@ def main(wanted: dict[str, Any]) -> None:
     # Seconds, which are no part of the search.
     import_module("cma")
     print("begun", flush=True)
-    pool = FakePool(pause=wanted.get("pause", 0.0), shuffled=wanted.get("told") == "shuffled")
+    pool = FakePool(pause=wanted.get("pause", 0.0), shuffled=wanted.get("told") == "shuffled", hang=wanted.get("hang"))
     one, two = go(Path(wanted["folder"]), pool, wanted.get("genes", 4), wanted.get("budget", 60))
     print(json.dumps([one.best.vector, two.best.vector, len(pool.asked)]), flush=True)
 

@@ -170,6 +170,8 @@ def test_random_search_costs_the_same_and_shares_the_start(tmp_path: Path) -> No
     assert one.candidates[0] == two.candidates[0]
     drawn = np.array([entry.vector for entry in two.candidates[1:]])
     assert drawn.min() >= -1 and drawn.max() <= 3 and abs(drawn.mean() - 1) < 0.3 and len(set(map(tuple, drawn))) == 39
+    _, other = go(tmp_path / "b", FakePool(), settings=SearchSettings(budget=40, seed=4), genes=3)
+    assert not {entry.vector for entry in other.candidates[1:]} & set(map(tuple, drawn))
 
 
 def test_what_is_best() -> None:

@@ -151,6 +151,28 @@ def _config(tensors: Any) -> dict[str, Any]:
     return llama_config(tensors)
 
 
+def test_embeddings_with_other_rows_keep_the_recipes_weight(trio: Trio, tmp_path: Path) -> None:
+    """UMM's Llama 2 models: the experts' vocabulary has grown, and the recipe leaves embeddings and head as the base's."""
+    shapes = llama_shapes(8, 12, vocabulary=17)
+    grown = [
+        write_folder(tmp_path / name, random_tensors(shapes, seed, scale=0.5), _config(random_tensors(shapes, seed)))
+        for seed, name in enumerate(("code", "maths"))
+    ]
+    weight = [{"filter": "embed_tokens", "value": 0}, {"filter": "lm_head", "value": 0}, {"value": 0.5}]
+    models = [{"model": folder, "parameters": {"weight": weight, "density": 0.5}} for folder in grown]
+    made = {"merge_method": "ties", "base_model": trio.base, "models": models, "parameters": {"normalize": False}}
+    for modules in ((), ALL):
+        found = genome(tmp_path, made, modules=modules, layer_blocks=2, allow=("vocabulary",))
+        assert {gene.start for gene in found.genes if gene.parameter == "weight"} == {0.5}
+        searched = {name for gene in found.genes for name in gene.tensors}
+        assert searched == {p.name for p in found.plan.tensors} - {"model.embed_tokens.weight", "lm_head.weight"}
+        each = found.decode(found.high).each
+        assert [settings.get("weight") for settings in each["lm_head.weight"]] == [0, 0, None]
+        assert [settings.get("weight") for settings in each["model.norm.weight"]] == [1, 1, None]
+        said = "lm_head.weight keeps the recipe's own coefficients and is not searched: code has [17, 8], the merge [16, 8]"
+        assert said in found.warnings
+
+
 # ---------------------------------------------------------------- what is worth searching
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
 import time
@@ -150,12 +149,13 @@ def test_damaged_lines_are_scored_again(tmp_path: Path, whole: Told, damage: str
 
 def spawn(wanted: dict[str, Any]) -> subprocess.Popen[str]:
     line = [sys.executable, "-m", "tests.search.evolve_driver", json.dumps(wanted)]
-    return subprocess.Popen(line, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    pipe = subprocess.PIPE
+    return subprocess.Popen(line, cwd=ROOT, stdout=pipe, stderr=pipe, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
 
 
 def answer(process: subprocess.Popen[str]) -> list[Any]:
-    out, _ = process.communicate(timeout=120)
-    assert process.returncode == 0
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
     return list(json.loads(out.splitlines()[-1]))
 
 
@@ -165,27 +165,34 @@ def scored(folder: Path) -> int:
     return max(0, path.read_bytes().count(b"\n") - 1) if path.exists() else 0
 
 
-def killed_and_resumed(folder: Path, after: int, seconds: float, wanted: dict[str, Any]) -> tuple[list[Any], int]:
-    """What a search says that was killed some time after so many scores, and how many it had by then."""
-    process = spawn({**wanted, "folder": str(folder)})
+def killed_and_resumed(folder: Path, after: int, seconds: float, wanted: dict[str, Any], **once: Any) -> tuple[list[Any], int]:
+    """What a search says that was killed some time after so many scores, and how many it had by then.
+
+    Args:
+        once: more for the process that is killed.
+    """
+    process = spawn({**wanted, **once, "folder": str(folder)})
     assert process.stdout is not None and process.stdout.readline() == "begun\n"
     while scored(folder) < after and process.poll() is None:
         time.sleep(0.001)
     time.sleep(seconds)
-    os.kill(process.pid, signal.SIGKILL)
+    # Not os.kill: on a busy machine the search may have ended meanwhile, and been waited for by `poll`.
+    process.kill()
     process.communicate()
     done = scored(folder)
     return answer(spawn({**wanted, "folder": str(folder)})), done
 
 
 def test_a_process_that_is_killed(tmp_path: Path) -> None:
-    wanted = {"pause": 0.01, "budget": 20}
+    wanted = {"budget": 20}
     best, random_best = (list(one.best.vector) for one in go(tmp_path / "whole", FakePool(), budget=20))
-    found, done = killed_and_resumed(tmp_path / "a", 9, 0.005, wanted)
-    assert found[:2] == [best, random_best] and 9 <= done < 39 and found[2] >= 39 - done - 1
+    found, done = killed_and_resumed(tmp_path / "a", 9, 0.005, wanted, hang=9)
+    assert (found[:2], done, found[2]) == ([best, random_best], 9, 39 - 9)
 
 
+# A minute where the machine is free; forty processes are started, and every score is synced to disk.
 @pytest.mark.full
+@pytest.mark.timeout(1500)
 @pytest.mark.parametrize("order", ["in order", "shuffled"])
 def test_killed_at_twenty_random_moments(tmp_path: Path, order: str) -> None:
     """From before the first score to the last one, in its file's writing or between two."""

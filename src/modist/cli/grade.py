@@ -6,7 +6,6 @@ import json
 import re
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,12 +14,11 @@ from typing import IO, Any
 
 import typer
 
+from modist.cli.progress import counting
 from modist.errors import UserError, nearest
 
 _KINDS = ("math", "choice", "text")
 _BATCH = 512
-# Fewer rows than this are no wait.
-_PATIENCE_S = 2.0
 _MOST_LISTED = 20
 _ADDED = ("equal", "equal_compatible", "extracted", "extracted_compatible", "note")
 
@@ -60,7 +58,7 @@ def grade_command(
         if not count:
             raise UserError(f"{name}: holds no rows")
         lines.seek(0)
-        with Graders(workers, seconds) as graders, _progress(count) as advance:
+        with Graders(workers, seconds) as graders, counting("grading", count, printing=True) as advance:
             batch: list[tuple[int, dict[str, Any]]] = []
             for row in _rows(lines, name, kind):
                 batch.append(row)
@@ -202,28 +200,3 @@ def _known_kind(kind: Any, place: str) -> None:
 
 def _text(value: str | int | float) -> str:
     return value if isinstance(value, str) else json.dumps(value)
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Any]:
-    """A bar with the time left, on stderr, in a terminal, once the wait is worth one."""
-    began, bar = time.monotonic(), None
-
-    def advance(done: int) -> None:
-        nonlocal bar
-        if bar is None and sys.stderr.isatty() and not sys.stdout.isatty() and time.monotonic() - began > _PATIENCE_S:
-            from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-            columns = (TextColumn("grading"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-            bar = Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False)
-            bar.add_task("grade", total=total)
-            bar.start()
-        if bar is not None:
-            bar.update(bar.task_ids[0], completed=done)
-
-    try:
-        yield advance
-    finally:
-        if bar is not None:
-            bar.stop()

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import json
-import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
 from threading import Lock
-from typing import Any
 
 import typer
 
 from modist.cli import experts as options
+from modist.cli.progress import stages
 from modist.errors import UserError
-
-# A wait that is shorter needs no line.
-_PATIENCE_S = 2.0
 
 
 def recommend_command(
@@ -53,7 +49,8 @@ def recommend_command(
         check_out(out)
     options.require()
     options.quiet()
-    with _Progress() as progress:
+    with stages() as advance:
+        reading = _Reading(advance)
         found = recommend(
             models,
             data,
@@ -67,8 +64,8 @@ def recommend_command(
             dtype=dtype,
             trust_remote_code=trust_remote_code,
             say=options.note,
-            advance=progress.advance,
-            onlooker=Onlooker(progress.begin, progress.read),
+            advance=advance,
+            onlooker=Onlooker(reading.begin, reading.read),
         )
     plain = options.finite(found.as_dict(out))
     if out is not None:
@@ -80,22 +77,12 @@ def recommend_command(
         print(line)
 
 
-class _Progress:
-    """What is being done, on one line of a terminal."""
+class _Reading:
+    """Bytes of models that several threads read, as a share of all."""
 
-    def __init__(self) -> None:
-        self._began, self._shown = time.monotonic(), 0
-        self._bytes, self._total, self._lock = 0, 1, Lock()
-
-    def __enter__(self) -> _Progress:
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._show("")
-
-    def advance(self, what: str, share: float) -> None:
-        if sys.stderr.isatty() and time.monotonic() - self._began > _PATIENCE_S:
-            self._show(f"{what} {share:.0%}")
+    def __init__(self, advance: Callable[[str, float], None]) -> None:
+        self._advance, self._lock = advance, Lock()
+        self._bytes, self._total = 0, 1
 
     def begin(self, total: int) -> None:
         self._total = max(1, total)
@@ -103,9 +90,4 @@ class _Progress:
     def read(self, count: int) -> None:
         with self._lock:
             self._bytes += count
-            self.advance("reading the models", self._bytes / self._total)
-
-    def _show(self, line: str) -> None:
-        if line or self._shown:
-            print(f"\r{line:{self._shown}}", end="" if line else "\r", file=sys.stderr, flush=True)
-            self._shown = len(line)
+            self._advance("reading the models", self._bytes / self._total)

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from modist.cli import experts as options
+from modist.cli.progress import counting
 from modist.errors import UserError
 
 if TYPE_CHECKING:
@@ -22,8 +20,6 @@ if TYPE_CHECKING:
     from modist.mixture.score import Score
 
 _JSON_LINES = (".jsonl", ".ndjson", ".json")
-# A wait that is shorter needs no bar.
-_PATIENCE_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -56,7 +52,7 @@ def score_command(
     from modist.mixture.score import score, together
 
     scores = []
-    with _progress(len(rows)) as advance:
+    with counting("scoring", len(rows)) as advance:
         for index, row in enumerate(rows):
             try:
                 scores.append(score(experts, row.content, made_gate, partial(_within, advance, index)))
@@ -130,31 +126,6 @@ def _row(file: Path, number: int, line: str) -> Row:
     if messages[-1]["role"] != "assistant":
         raise wrong(f"the last message must be the assistant's, not the {messages[-1]['role']}'s")
     return Row(number, messages)
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Any]:
-    """A bar with the time left, on stderr, in a terminal, once the wait is worth one."""
-    began, bar = time.monotonic(), None
-
-    def advance(done: float) -> None:
-        nonlocal bar
-        if bar is None and sys.stderr.isatty() and time.monotonic() - began > _PATIENCE_S:
-            from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-            columns = (TextColumn("scoring"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-            bar = Progress(*columns, console=Console(stderr=True), transient=True)
-            bar.add_task("score", total=total)
-            bar.start()
-        if bar is not None:
-            bar.update(bar.task_ids[0], completed=done)
-
-    try:
-        yield advance
-    finally:
-        if bar is not None:
-            bar.stop()
 
 
 def _as_dict(experts: Experts, one: Score) -> dict[str, Any]:

@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import json
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
 from modist.cli import experts as options
+from modist.cli.progress import counting
 from modist.errors import UserError
 
 if TYPE_CHECKING:
     from modist.search.compare import Comparison, Point
-
-# A wait that is shorter needs no bar.
-_PATIENCE_S = 2.0
 
 
 def search_compare_command(
@@ -57,7 +51,7 @@ def search_compare_command(
 
     made = read_metrics(metric, given=data, data=benchmark_data, limit=limit, seed=seed)
     try:
-        with _progress() as advance:
+        with counting("models") as advance:
             found = compare_at_distances(
                 list(recipes),
                 made,
@@ -169,28 +163,3 @@ def _terms(found: Comparison, point: Point) -> str:
         low, high = wilson(round(value * count), count)
         parts.append(f"{name} {value:.1%} [{low:.1%}, {high:.1%}]")
     return f"  ({'; '.join(parts)})"
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[int, int], None]]:
-    """A bar with the time left, on stderr, in a terminal, once the wait is worth one."""
-    began, bar = time.monotonic(), None
-
-    def advance(done: int, total: int) -> None:
-        nonlocal bar
-        if bar is None and sys.stderr.isatty() and time.monotonic() - began > _PATIENCE_S:
-            from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-            columns: tuple[Any, ...] = (TextColumn("models"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-            bar = Progress(*columns, console=Console(stderr=True), transient=True)
-            bar.add_task("models", total=total)
-            bar.start()
-        if bar is not None:
-            bar.update(bar.task_ids[0], completed=done)
-
-    try:
-        yield advance
-    finally:
-        if bar is not None:
-            bar.stop()

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from modist.cli import experts as options
+from modist.cli.progress import stages
 from modist.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -18,8 +17,6 @@ if TYPE_CHECKING:
     from modist.search.sweep import Sweep
 
 METRICS = ("likelihood", "accuracy")
-# A wait that is shorter needs no bar.
-_PATIENCE_S = 2.0
 
 
 def search_mixture_command(
@@ -79,7 +76,7 @@ def search_mixture_command(
         check_drawing(picture, len(made.slices[0].sources))
     options.require()
     options.quiet()
-    with _Progress() as progress:
+    with stages() as advance:
         found = search_mixture(
             made,
             data,
@@ -96,7 +93,7 @@ def search_mixture_command(
             dtype=dtype,
             trust_remote_code=trust_remote_code,
             say=options.note,
-            advance=progress.advance,
+            advance=advance,
         )
     if out is not None:
         write_solved(made, found.chosen(choose), out, remark=_remark(found, choose, data), force=force)
@@ -136,38 +133,6 @@ def _remark(found: MixtureSearch, choose: str, data: Path) -> str:
         sweep = found.sweep
         return f"the best of {len(sweep.points)} on {sweep.questions} questions of {', '.join(sweep.benchmarks)}"
     return f"{where}, {found.fit.nats_per_token:.4f} nats a token"
-
-
-class _Progress:
-    """What is being done, in a terminal, with the time left once the wait is worth a bar."""
-
-    def __init__(self) -> None:
-        self._began, self._what = time.monotonic(), ""
-        self._bar: Any = None
-
-    def __enter__(self) -> _Progress:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-
-    def advance(self, what: str, share: float) -> None:
-        if self._bar is None:
-            if not sys.stderr.isatty() or time.monotonic() - self._began < _PATIENCE_S:
-                return
-            from rich.console import Console
-            from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-
-            columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-            self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
-            self._bar.start()
-        if what != self._what:
-            for task in self._bar.task_ids:
-                self._bar.remove_task(task)
-            self._bar.add_task(what, total=1.0)
-            self._what = what
-        self._bar.update(self._bar.task_ids[-1], completed=share)
 
 
 def _show(found: MixtureSearch) -> None:

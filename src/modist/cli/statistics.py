@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import typer
 
 from modist.cli import experts as options
-
-# A wait that is shorter needs no bar.
-_PATIENCE_S = 2.0
+from modist.cli.progress import counting
 
 
 def statistics_command(
@@ -37,7 +30,7 @@ def statistics_command(
     from modist.search.statistics_file import make_statistics, read_random_tokens
 
     shape = None if random_tokens is None else read_random_tokens(random_tokens)
-    with _progress() as advance:
+    with counting("reading") as advance:
         report = make_statistics(
             model,
             out,
@@ -61,28 +54,3 @@ def statistics_command(
         f" {report.tokens:,} tokens ({report.data})"
     )
     print(f"written to {report.out}; in a recipe: scaling: {{kind: {report.kind}, statistics: {report.out}}}")
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[int, int], None]]:
-    """A bar with the time left, on stderr, in a terminal, once the wait is worth one."""
-    began, bar = time.monotonic(), None
-
-    def advance(done: int, total: int) -> None:
-        nonlocal bar
-        if bar is None and sys.stderr.isatty() and time.monotonic() - began > _PATIENCE_S:
-            from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-            columns: tuple[Any, ...] = (TextColumn("reading"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-            bar = Progress(*columns, console=Console(stderr=True), transient=True)
-            bar.add_task("read", total=total)
-            bar.start()
-        if bar is not None:
-            bar.update(bar.task_ids[0], completed=done)
-
-    try:
-        yield advance
-    finally:
-        if bar is not None:
-            bar.stop()

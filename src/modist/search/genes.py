@@ -89,6 +89,8 @@ class _Making:
         self._shares: list[Shares] = []
         self._warnings: list[str] = []
         self._idle: dict[str, str] = {}
+        # Tensor -> why an input's cannot be added to it.
+        self._apart: dict[str, str] = {}
 
     def genome(self, allow: frozenset[str]) -> Genome:
         groups = groups_of(self._plan, self._settings)
@@ -121,11 +123,13 @@ class _Making:
             self._add_shares(group, parameter, members)
             return
         for member in members:
-            self._gene(group, parameter, member, [p for p in group.tensors if self._responses.matters(p, name, member)])
+            fitting = [p for p in group.tensors if self._fits(p, member)]
+            self._gene(group, parameter, member, [p for p in fitting if self._responses.matters(p, name, member)])
 
     def _add_shares(self, group: Group, parameter: Parameter, members: Sequence[int]) -> None:
         name = parameter.name
-        tensors = [p for p in group.tensors if len(members) > 1 and self._responses.shares_matter(p, name, members)]
+        fitting = [p for p in group.tensors if all(self._fits(p, member) for member in members)]
+        tensors = [p for p in fitting if len(members) > 1 and self._responses.shares_matter(p, name, members)]
         if not tensors:
             self._idle.setdefault(name, self._label(None, name, members[0] if len(members) == 1 else None))
             return
@@ -141,6 +145,18 @@ class _Making:
             self._append(tensors, parameter, member, start, label, share=True)
         names = tuple(planned.name for planned in tensors)
         self._shares.append(Shares(names, name, tuple(members), tuple(range(first, len(self._genes)))))
+
+    def _fits(self, planned: PlannedTensor, member: int) -> bool:
+        """Whether an input's tensor has the output's shape; one that has not can have no weight but the recipe's 0.
+
+        An input that lacks it is another architecture, which is an error once the search gives it a weight.
+        """
+        source, shape = planned.tensor.sources[member], tuple(planned.tensor.shape)
+        stored = source.checkpoint.tensors.get(source.name)
+        if stored is None or tuple(stored.shape) == shape:
+            return True
+        self._apart.setdefault(planned.name, f"{source.model} has {list(stored.shape)}, the merge {list(shape)}")
+        return False
 
     def _gene(self, group: Group, parameter: Parameter, member: int | None, tensors: list[PlannedTensor]) -> None:
         label = self._label(group, parameter.name, member)
@@ -193,7 +209,9 @@ class _Making:
             self._warnings.append(text)
 
     def _remark(self) -> None:
-        """Say which parameters have no effect anywhere."""
+        """Say which parameters have no effect anywhere, and which tensors can have no coefficients but the recipe's."""
+        for name, why in self._apart.items():
+            self._warn(f"{name} keeps the recipe's own coefficients and is not searched: {why}")
         method = self._plan.method
         used = {gene.parameter for gene in self._genes}
         for name, whose in self._idle.items():

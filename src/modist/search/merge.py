@@ -7,135 +7,115 @@ starting recipe, and the best of as many candidates drawn at random.
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from modist.search.evolve import Outcome, Watch, evolve
-from modist.search.genome import Genome, Vector
+from modist.recipe import Recipe
+from modist.search.evolve import Watch, evolve
+from modist.search.found import FIRST, SECOND, Found, Mark
+from modist.search.genome import Genome
 from modist.search.journal import Entry, Journal
-from modist.search.metric import Metric, finite
-from modist.search.pool import Pool, SearchError, Told
+from modist.search.parents import Judge
+from modist.search.pool import LaterPool, Pool
 from modist.search.random_search import random_search
 from modist.search.settings import SearchSettings
 
-FIRST, SECOND = "first", "second"
-
-
-class Judge(Protocol):
-    """Scores the parents."""
-
-    def __call__(self, index: int, split: str) -> float:
-        """Input `index`'s score on a split, `FIRST` or `SECOND`."""
-
-    def close(self) -> None:
-        """Let go of what is held for it."""
-
-
-@dataclass(frozen=True)
-class Mark:
-    """Something that was scored.
-
-    Attributes:
-        name: for people.
-        kind: `parent`, `start`, `best`, `finalist` or `random`.
-        first, second: its scores on the two splits; None where there is no second.
-        candidate: its number in its search, 0 for the start; None for a parent.
-    """
-
-    name: str
-    kind: str
-    first: float
-    second: float | None
-    candidate: int | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Found:
-    """What came of a search.
-
-    Attributes:
-        genome: what was searched.
-        metric: its name.
-        marks: the best candidate, then the other finalists, the starting recipe, the best at random, the parents.
-        evolved: the search.
-        drawn: the random search, or None.
-        recipe: the best candidate's, as YAML.
-    """
-
-    genome: Genome
-    metric: str
-    marks: tuple[Mark, ...]
-    evolved: Outcome
-    drawn: Outcome | None
-    recipe: str
-
-    @property
-    def best(self) -> Mark:
-        return self.marks[0]
-
-    @property
-    def coefficients(self) -> dict[str, float]:
-        """The best vector, by label."""
-        labels = [gene.label for gene in self.genome.genes]
-        return dict(zip(labels, self.evolved.best.vector, strict=True))
-
-    def findings(self) -> list[str]:
-        """What it means, a sentence each."""
-        split = SECOND if self.best.second is not None else FIRST
-        own = _on(self.best, split)
-        lines = []
-        for kind, what in (("start", "the starting recipe"), ("random", "random search of equal cost"), ("parent", "")):
-            others = [mark for mark in self.marks if mark.kind == kind]
-            if not others:
-                continue
-            other = max(others, key=lambda mark: _on(mark, split))
-            gain = own - _on(other, split)
-            name = what or f"the best parent, {other.name},"
-            verb = "scores above" if gain > 0 else "scores below" if gain < 0 else "scores as"
-            lines.append(f"the merge found {verb} {name} on the {split} split: {own:.4g} against {_on(other, split):.4g}")
-        if split == SECOND:
-            loss = self.best.first - own
-            lines.append(
-                f"it scored {self.best.first:.4g} on the split it was chosen on, {abs(loss):.2g}"
-                f" {'more' if loss >= 0 else 'less'} than on the second: the second is what it is worth"
-            )
-        else:
-            lines.append(
-                "it was chosen on the split it is scored on, which flatters it; a second split would say what it is worth"
-            )
-        return lines
-
-    def as_dict(self) -> dict[str, Any]:
-        """All of it but the candidates, as JSON."""
-        genes = [
-            {"label": gene.label, "low": gene.low, "high": gene.high, "start": gene.start, "found": found}
-            for gene, found in zip(self.genome.genes, self.evolved.best.vector, strict=True)
-        ]
-        return {
-            "method": self.genome.plan.method.name,
-            "metric": self.metric,
-            "genes": genes,
-            "best": vars(self.best) | {"generation": self.evolved.best.generation},
-            "others": [vars(mark) for mark in self.marks[1:]],
-            "candidates": len(self.evolved.candidates),
-            "random_candidates": len(self.drawn.candidates) if self.drawn else 0,
-            "findings": self.findings(),
-            "warnings": list(self.genome.warnings),
-            "recipe": self.recipe,
-        }
-
-
-def _on(mark: Mark, split: str) -> float:
-    score = mark.second if split == SECOND else mark.first
-    assert score is not None
-    return score
+RECIPE, REPORT = "recipe.yml", "report.json"
 
 
 def search_merge(
+    recipe: str | Path | Recipe,
+    metric: str | Sequence[str],
+    out: str | Path,
+    settings: SearchSettings | None = None,
+    *,
+    second: Sequence[str] = (),
+    hold_out: bool = True,
+    asking: Mapping[str, Any] | None = None,
+    parents: bool = True,
+    compare: bool = True,
+    ray: str | None = None,
+    workers: int | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+    threads: int | None = None,
+    allow: Iterable[str] = (),
+    trust_remote_code: bool = False,
+    say: Callable[[str], object] = lambda line: None,
+    begin: Callable[[Journal], Watch | None] = lambda journal: None,
+) -> Found:
+    """Search for the coefficients under which a merge scores best; called again with the same arguments, go on.
+
+    Writes OUT/recipe.yml, what was found, and OUT/report.json beside the journal.
+
+    Args:
+        recipe: the merge whose coefficients the search begins at.
+        metric: such as `0.7*accuracy:a.dev.yml + 0.3*likelihood:b.jsonl`; several are added.
+        out: the search's folder.
+        settings: what is searched and how.
+        second: the metric of the second split, which nothing is chosen on; left out, half of the data is kept for it.
+        hold_out: whether there is a second split.
+        asking: more of `modist.search.metric.read_metrics`: data, limit, tests, style, ...
+        parents: whether to score the parents too.
+        compare: whether to run a random search of equal cost.
+        ray: a cluster's address, or `local`; None scores candidates in this process.
+        workers: on Ray; one a device where left out.
+        device, dtype, threads, allow, trust_remote_code: see `modist.search.candidate.Workshop`.
+        say: given notes for people, a line each.
+        begin: called with the journal before anything is scored; what it returns is told of every candidate's score.
+
+    Raises:
+        UserError, RecipeError: what cannot be searched, or searched on; a test set; another search's folder.
+        ModistError: a candidate or a parent cannot be scored; what is journalled is kept.
+    """
+    from modist.search.candidate import check_dtype
+    from modist.search.genes import open_genome
+    from modist.search.parents import Parents
+    from modist.search.site import Here, OnRay, Running
+    from modist.search.splits import Splits
+
+    began = time.monotonic()
+    settings = settings or SearchSettings()
+    check_dtype(dtype)
+    genome = open_genome(recipe, settings, allow=allow, trust_remote_code=trust_remote_code)
+    splits = Splits([metric] if isinstance(metric, str) else metric, second, hold_out, asking)
+    running = Running(device, dtype, threads, trust_remote_code)
+    site = Here(genome, running) if ray is None else OnRay(genome, running, ray, workers, say)
+    plan = {**genome.identity, **settings.identity, **splits.identity, "dtype": dtype}
+    with Journal(Path(out), plan) as journal:
+        for text in (*genome.warnings, *splits.notes):
+            say(text)
+        if journal.replayed:
+            say(f"{out}: going on with a search that has {journal.replayed} scores")
+        pools = {split: LaterPool(partial(site.pool, splits, split)) for split in splits.metrics}
+        judge = Parents(genome, dict(splits.metrics), device, dtype, trust_remote_code) if parents else None
+        try:
+            found = search_splits(
+                genome,
+                settings,
+                journal,
+                pools[FIRST],
+                pools.get(SECOND),
+                splits.metrics[FIRST].name,
+                parents=judge,
+                compare=compare,
+                watch=begin(journal),
+            )
+        finally:
+            for pool in pools.values():
+                pool.close()
+        _write(journal, found, report(found, settings, journal, time.monotonic() - began))
+    return found
+
+
+def search_splits(
     genome: Genome,
     settings: SearchSettings,
     journal: Journal,
@@ -207,58 +187,28 @@ def _again(journal: Journal, pool: Pool, entry: Entry) -> float:
     return known.score
 
 
-class Parents:
-    """Parents scored one at a time, each with its own config and tokenizer, and let go before the next is loaded."""
+def report(found: Found, settings: SearchSettings, journal: Journal, seconds: float) -> dict[str, Any]:
+    """What was found and how it was run, as JSON."""
+    from modist.merge.manifest import versions
 
-    def __init__(
-        self,
-        genome: Genome,
-        metrics: dict[str, Metric],
-        device: str | None = None,
-        dtype: str | None = None,
-        trust_remote_code: bool = False,
-    ) -> None:
-        self._genome, self._metrics = genome, metrics
-        self._how = (device, dtype)
-        self._trust = trust_remote_code
-        self._held: tuple[int, Any, Any] | None = None
-
-    def __call__(self, index: int, split: str) -> float:
-        """Input `index`'s score on a split."""
-        from modist.search.candidate import live_model
-
-        if self._held is None or self._held[0] != index:
-            self.close()
-            device, dtype = self._how
-            self._held = (index, *live_model(self._genome.plan.inputs[index], device, dtype, "auto", self._trust))
-        _, model, tokenizer = self._held
-        return finite(self._metrics[split], model, tokenizer)
-
-    def close(self) -> None:
-        """Let the parent go."""
-        self._held = None
-        # A model's parts refer to each other.
-        gc.collect()
+    return {
+        **found.as_dict(),
+        "out": str(journal.folder),
+        "settings": asdict(settings),
+        "versions": versions(),
+        "replayed": journal.replayed,
+        "seconds": round(seconds, 3),
+    }
 
 
-class LaterPool:
-    """A pool that is opened when the first candidate is asked for: a search whose scores are all there loads nothing."""
-
-    def __init__(self, make: Callable[[], Pool]) -> None:
-        self._make = make
-        self._pool: Pool | None = None
-
-    def scores(self, vectors: Sequence[Vector], told: Told | None = None) -> list[float]:
-        """See `Pool.scores`."""
-        if self._pool is None:
-            self._pool = self._make()
-        found = self._pool.scores(vectors, told)
-        if len(found) != len(vectors):
-            raise SearchError(f"{len(found)} scores for {len(vectors)} candidates")
-        return found
-
-    def close(self) -> None:
-        """See `Pool.close`."""
-        if self._pool is not None:
-            self._pool.close()
-            self._pool = None
+def _write(journal: Journal, found: Found, told: Mapping[str, Any]) -> None:
+    best = found.best
+    worth = "" if best.second is None else f", {best.second:.6g} on the second split"
+    lines = [
+        f"# Found by modist search merge: candidate {best.candidate} of {len(found.evolved.candidates)}",
+        f"# {found.metric}: {best.first:.6g}{worth}",
+    ]
+    # A name of a file may hold anything.
+    head = "".join("".join(letter if letter.isprintable() else "?" for letter in line) + "\n" for line in lines)
+    journal.write_whole(RECIPE, (head + found.recipe).encode("utf-8", "replace"))
+    journal.write_whole(REPORT, (json.dumps(told, indent=1) + "\n").encode("utf-8", "replace"))

@@ -110,6 +110,29 @@ def score_one(workshop: Merger, metric: Metric, vector: Vector) -> float:
     return finite(metric, workshop.merge(np.asarray(vector, dtype=np.float64)), workshop.tokenizer)
 
 
+class LaterPool:
+    """A pool that is opened when the first candidate is asked for: a search whose scores are all there loads nothing."""
+
+    def __init__(self, make: Callable[[], Pool]) -> None:
+        self._make = make
+        self._pool: Pool | None = None
+
+    def scores(self, vectors: Sequence[Vector], told: Told | None = None) -> list[float]:
+        """See `Pool.scores`."""
+        if self._pool is None:
+            self._pool = self._make()
+        found = self._pool.scores(vectors, told)
+        if len(found) != len(vectors):
+            raise SearchError(f"{len(found)} scores for {len(vectors)} candidates")
+        return found
+
+    def close(self) -> None:
+        """See `Pool.close`."""
+        if self._pool is not None:
+            self._pool.close()
+            self._pool = None
+
+
 class LostError(Exception):
     """A worker is gone with what it was doing; says how."""
 
