@@ -83,6 +83,14 @@ def test_wrong_model_kwargs_are_refused(
     assert "\n" not in str(raised.value)
 
 
+def test_an_adapter_is_not_dropped_in_silence(tmp_path: Path, folders: tuple[Path, Path]) -> None:
+    (tmp_path / "lora").mkdir()
+    experts = [{"source_model": str(folders[0])}, {"source_model": f"{folders[1]}+{tmp_path / 'lora'}"}]
+    recipe = load_recipe(write_recipe(tmp_path / "mix.yml", {"experts": experts, "weights": [0.5, 0.5]}))
+    with pytest.raises(UserError, match="adapters cannot be run; merge it into its model first"):
+        load_experts(recipe)
+
+
 def test_a_recipe_cannot_ask_for_code(tmp_path: Path, folders: tuple[Path, Path]) -> None:
     home = saved(tmp_path / "coded", tiny(3))
     (home / "config.json").write_text((home / "config.json").read_text().replace('"llama"', '"coded"'))

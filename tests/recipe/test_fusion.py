@@ -68,6 +68,7 @@ training: {learning_rate: 1e-5}
         (HEAD.replace("data: chats.jsonl", "data: [chats.jsonl, no.jsonl]"), r"data\[1\]: there is no file 'no\.jsonl'"),
         (HEAD.replace("data: chats.jsonl", "data: []"), r"data: names no file"),
         (HEAD.replace("two", "one"), r"yml:4: experts\[1\]\.source_model: 'one' is listed twice"),
+        (HEAD.replace("two", "one+two"), r"yml:4: experts\[1\]: 'one\+.*two': adapters cannot be run; merge it into its model"),
         (HEAD.replace("two", "pivot"), r"experts\[1\]\.source_model: 'pivot' is the pivot"),
         (ONE + "fusion: {mode: pairwise_then_merge}\n", r"fusion\.mode: 'pairwise_then_merge' needs two experts"),
         (HEAD.replace("two", "./twoo"), r"experts\[1\]\.source_model: there is no folder '\./twoo'"),

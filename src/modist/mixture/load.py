@@ -306,6 +306,8 @@ def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> Any:
 
 def _place(reference: ModelReference, trust_remote_code: bool, cache: Path | None) -> tuple[Path, str]:
     """A model's folder, and how to name it for good: an absolute path, or the hub id with its commit."""
+    if reference.adapter is not None:
+        raise UserError(f"{reference}: adapters cannot be run; merge it into its model first (merge_method: passthrough)")
     if reference.adapter:
         raise UserError(f"{reference}: an expert with an adapter cannot be run; merge the adapter into its model first")
     if reference.is_local:

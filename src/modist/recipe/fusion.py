@@ -9,8 +9,8 @@ from pathlib import Path
 from modist.errors import nearest
 from modist.recipe.document import Document, Key, parse_document, read_document
 from modist.recipe.fusion_schema import FusionFile, FusionModel, FusionSettings, TrainingSettings
-from modist.recipe.recipe import _reference, validate
-from modist.recipe.reference import ModelReference, is_folder
+from modist.recipe.recipe import validate
+from modist.recipe.reference import ModelReference, is_folder, read_reference
 
 
 @dataclass(frozen=True)
@@ -61,11 +61,14 @@ def read_fusion_recipe(document: Document) -> FusionRecipe:
     if not isinstance(document.data, dict):
         raise document.error("a fusion's recipe is a mapping of keys: 'pivot', 'experts', 'data'")
     file = validate(document, FusionFile)
-    pivot = _reference(document, file.pivot.source_model, _written(document, "pivot", "source_model"))
+    pivot = read_reference(document, file.pivot.source_model, _written(document, "pivot", "source_model"))
     experts = tuple(
-        _reference(document, expert.source_model, ("experts", index, "source_model"))
+        read_reference(document, expert.source_model, ("experts", index, "source_model"))
         for index, expert in enumerate(file.experts)
     )
+    for reference, path in ((pivot, ("pivot",)), *((expert, ("experts", i)) for i, expert in enumerate(experts))):
+        if reference.adapter is not None:
+            raise document.error(f"{str(reference)!r}: adapters cannot be run; merge it into its model first", *path)
     for index, expert in enumerate(experts):
         if expert == pivot:
             raise document.error(

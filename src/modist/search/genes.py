@@ -152,10 +152,9 @@ class _Making:
         An input that lacks it is another architecture, which is an error once the search gives it a weight.
         """
         source, shape = planned.tensor.sources[member], tuple(planned.tensor.shape)
-        stored = source.checkpoint.tensors.get(source.name)
-        if stored is None or tuple(stored.shape) == shape:
+        if not source.present or source.shape == shape:
             return True
-        self._apart.setdefault(planned.name, f"{source.model} has {list(stored.shape)}, the merge {list(shape)}")
+        self._apart.setdefault(planned.name, f"{source.model} has {list(source.shape)}, the merge {list(shape)}")
         return False
 
     def _gene(self, group: Group, parameter: Parameter, member: int | None, tensors: list[PlannedTensor]) -> None:
