@@ -283,5 +283,5 @@ def test_copies_of_the_bases_embeddings_go_along(llama32: Trio, merge: Merge, tm
     np.testing.assert_allclose(on_base[key].float64, exact, atol=5e-6)
     other = read_folder(llama32.two)[key]
     odd = make_lora(tmp_path / "odd", llama32.base, [], embeddings=["model.embed_tokens"], extra={name: other})
-    with pytest.raises(UserError, match="odd: keeps another 'model.embed_tokens.weight' of its base than e1"):
+    with pytest.raises(UserError, match=r"odd: keeps another 'model.embed_tokens.weight' of its base than e1"):
         merge(recipe((loras[0], 1.0), (odd, 1.0)), "odd out")

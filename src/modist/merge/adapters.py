@@ -242,8 +242,8 @@ def common_copies(plan: AdapterPlan) -> dict[str, Adapter]:
             first = found.setdefault(name, adapter)
             if first.weights.read(name).tobytes() != adapter.weights.read(name).tobytes():
                 raise UserError(
-                    f"{adapter.label}: keeps another {base_name!r} of its base than {first.label}: only adapters of one base can"
-                    " be merged"
+                    f"{adapter.label}: keeps another {base_name!r} of its base than {first.label}: only adapters of one base"
+                    " can be merged"
                 )
     return found
 
