@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from modist.checkpoint.adapter import CONFIG, PREFIX, Adapter, LowRank
+from modist.checkpoint.adapter import PREFIX, Adapter
+from modist.checkpoint.adapter_config import CONFIG, LowRank
 from modist.checkpoint.dtype import HOLDERS, NAMES
 from modist.errors import UserError
 from modist.merge.layer import layer_of
@@ -225,6 +226,27 @@ def _module(recipe: Recipe, adapters: tuple[Adapter, ...], name: str, weights: l
     whole = sum(term.update.rank for term in terms)
     rank = min(whole, recipe.rank or whole)
     return Module(name, tuple(terms), embedding, rank, (shape[0], rank), (rank, shape[1]))
+
+
+def common_copies(plan: AdapterPlan) -> dict[str, Adapter]:
+    """The base's embeddings as adapters keep them beside their factors: name in the file -> an adapter that has it.
+
+    Raises:
+        UserError: two adapters have other ones: the base's vocabulary was changed for one of them.
+    """
+    found: dict[str, Adapter] = {}
+    kept = {module.name for module in plan.modules}
+    for adapter in plan.adapters:
+        for base_name, name in adapter.copies.items():
+            if base_name.removesuffix(".weight") not in kept:
+                continue
+            first = found.setdefault(name, adapter)
+            if first.weights.read(name).tobytes() != adapter.weights.read(name).tobytes():
+                raise UserError(
+                    f"{adapter.label}: keeps another {base_name!r} of its base than {first.label}: only adapters of one base"
+                    " can be merged"
+                )
+    return found
 
 
 @dataclass(frozen=True)
