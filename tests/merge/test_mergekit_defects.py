@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -162,26 +163,35 @@ def stack(*ranges: tuple[int, tuple[int, int]]) -> Callable[[Trio], dict[str, An
 
 
 @pytest.mark.parametrize(
-    ("make", "word"),
+    ("make", "kinds"),
     [
-        (stack((0, (0, 3)), (0, (1, 4))), "stacking"),
-        (stack((0, (0, 2)), (1, (2, 4))), "stacking"),
-        (stack((0, (1, 4))), "stacking"),
-        (stack((0, (0, 2))), "layer"),
-        (stack((0, (0, 9))), "layer"),
+        (stack((0, (0, 3)), (0, (1, 4))), "sfsfsf"),
+        (stack((0, (0, 2)), (1, (2, 4))), "sfsf"),
+        (stack((0, (1, 4))), "fsf"),
     ],
-    ids=["repeated", "of-two-models", "headless", "cut", "too-far"],
+    ids=["repeated", "of-two-models", "headless"],
 )
-def test_3_stacking_is_refused_before_anything_is_written(
-    make: Callable[[Trio], dict[str, Any]], word: str, llama: Trio, command: Command, tmp_path: Path
+def test_3_layer_types_follow_the_layers(
+    make: Callable[[Trio], dict[str, Any]], kinds: str, llama: Trio, command: Command, tmp_path: Path
 ) -> None:
     """mergekit writes all the weights of such a merge, then fails on the config of most architectures."""
-    refused(command(make(llama)), tmp_path / "out", word, ".yml:")
+    words = {"s": "sliding_attention", "f": "full_attention"}
+    folders = [tmp_path / name for name in ("base", "one", "two")]
+    for folder, of in zip(folders, llama.folders, strict=True):
+        shutil.copytree(of, folder)
+        config = json.loads((folder / "config.json").read_text()) | {"layer_types": [words[kind] for kind in "sfsf"]}
+        (folder / "config.json").write_text(json.dumps(config))
+    done = command(make(Trio(*folders)))
+    assert done.returncode == 0, done.stderr
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["layer_types"] == [words[kind] for kind in kinds]
+    assert config["num_hidden_layers"] == len(kinds)
 
 
-def test_3_passthrough_names_the_methods_there_are(llama: Trio, command: Command, tmp_path: Path) -> None:
-    recipe = stack((0, (0, 3)), (0, (1, 4)))(llama) | {"merge_method": "passthrough"}
-    refused(command(recipe), tmp_path / "out", ".yml:")
+def test_3_layers_outside_the_model_are_refused_before_anything_is_written(
+    llama: Trio, command: Command, tmp_path: Path
+) -> None:
+    refused(command(stack((0, (0, 9)))(llama)), tmp_path / "out", "layer_range", ".yml:", "did you mean [0, 4]")
 
 
 # -------------------------------------------------------------- 5: the same output folder again

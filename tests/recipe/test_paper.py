@@ -44,7 +44,7 @@ class TestPaper:
     def test_configuration_6_slerp(self, size: str) -> None:
         recipe = load_recipe(PAPER / size / "slerp.yml")
         (part,) = recipe.slices
-        assert part.layers == (0, 28)
+        assert {source.layers for source in part.sources} == {(0, 28)}
         assert [case.filter for case in recipe.parameters["t"].cases] == ["self_attn", "mlp", None]
         assert recipe.parameters["t"].at(NAME, 0.3) == 0.1
 

@@ -123,7 +123,7 @@ slices:
     assert order(first, first.sources[1], "weight") == [2, 1]
     assert order(second, second.sources[0], "weight") == [1]
     assert order(first, None, "normalize") == [False, True]
-    assert [part.layers for part in recipe.slices] == [(0, 2), (2, 4)]
+    assert [part.sources[1].layers for part in recipe.slices] == [(0, 2), (2, 4)]
 
 
 def test_out_dtype_goes_before_dtype() -> None:
@@ -143,7 +143,8 @@ slices:
 parameters: {t: 0.5}
 """
     assert str(parse_recipe(text).base) == "org/a"
-    assert "differs from the base" in refused(text + "base_model: org/b\n")
+    both = parse_recipe(text + "base_model: org/b\n")
+    assert (str(both.base), str(both.slices[0].base)) == ("org/b", "org/a")
 
 
 def test_anchors_and_merge_keys_are_plain_yaml() -> None:
@@ -187,7 +188,8 @@ models:
         ("merge_method: linear\nmodels: org/a\n", "r.yml:2: models: 'org/a'"),
         (LINEAR + "tokenizer: union\n", "r.yml:7: tokenizer: 'union': "),
         (LINEAR + "tokenizer_source: unoin\n", "did you mean 'union'"),
-        (LINEAR.replace("org/b", "org/b+lora"), "LoRA"),
+        (LINEAR.replace("org/b", "org/b+./lora"), "models[1].model: there is no folder './lora' ('org/b+./lora' names it)"),
+        (LINEAR.replace("org/b", "org/b+"), "does not read as 'source[@revision][+adapter[@revision]]'"),
         (LINEAR.replace("org/b", "org/b@"), "does not read as"),
         (LINEAR.replace("org/b", "./nowhere"), "r.yml:5: models[1].model: there is no folder './nowhere'"),
         (LINEAR.replace("org/b", "~nobody-of-this-name/x"), "there is no folder"),
@@ -221,8 +223,8 @@ def test_of_several_problems_the_first_in_reading_order() -> None:
 @pytest.mark.parametrize(
     ("ranges", "words"),
     [
-        ([[0, 2], [1, 3]], "differs from [0, 2] above: stacking"),
-        ([[2, 4], [2, 4]], "starts at layer 2 where 0 comes next"),
+        ([[0, 2], [1, 4]], "[1, 4] is 3 layers, [0, 2] above is 2: the sources of a slice have equally many, such as [1, 3]"),
+        ([[4, 8], [0, 2]], "such as [0, 4]"),
         ([[2, 2], [2, 2]], "no range of layers"),
         ([[-1, 2], [-1, 2]], "no range of layers"),
         ([[3, 1], [3, 1]], "no range of layers"),
@@ -235,16 +237,44 @@ def test_of_several_problems_the_first_in_reading_order() -> None:
         (["0-2", "0-2"], "layer_range"),
     ],
 )
-def test_slices_that_are_not_full_ranges(ranges: list[object], words: str) -> None:
+def test_slices_that_are_none(ranges: list[object], words: str) -> None:
     sources = [{"model": f"org/{name}", "layer_range": found} for name, found in zip("ab", ranges, strict=True)]
     message = refused(json.dumps({"merge_method": "slerp", "slices": [{"sources": sources}]}))
     assert words in message
 
 
-def test_slices_of_other_models_are_stacking() -> None:
-    part = "  - sources:\n    - {{model: org/a, layer_range: [{0}, {1}]}}\n    - {{model: org/{2}, layer_range: [{0}, {1}]}}\n"
-    text = "merge_method: linear\nslices:\n" + part.format(0, 2, "b") + part.format(2, 4, "c")
-    assert "stacking" in refused(text)
+PART = "  - sources:\n    - {{model: org/a, layer_range: [{0}, {1}]}}\n    - {{model: org/{2}, layer_range: [{3}, {4}]}}\n"
+
+
+def test_slices_of_other_models_and_other_layers_are_read() -> None:
+    recipe = parse_recipe("merge_method: linear\nslices:\n" + PART.format(0, 2, "b", 0, 2) + PART.format(5, 8, "c", 1, 4))
+    assert [[(str(s.model), s.layers) for s in part.sources] for part in recipe.slices] == [
+        [("org/a", (0, 2)), ("org/b", (0, 2))],
+        [("org/a", (5, 8)), ("org/c", (1, 4))],
+    ]
+    assert [part.length for part in recipe.slices] == [2, 3]
+    assert [str(model) for model in recipe.models] == ["org/a", "org/b", "org/c"]
+    assert str(recipe.donor) == "org/a"
+
+
+def test_a_model_may_stand_twice_in_a_slice_with_other_layers() -> None:
+    text = "merge_method: linear\nslices:\n" + PART.format(0, 2, "a", 1, 3)
+    assert len(parse_recipe(text).slices[0].sources) == 2
+    assert "listed twice" in refused(text.replace("[1, 3]", "[0, 2]"))
+
+
+def test_each_slice_has_its_own_base_or_the_recipes() -> None:
+    slices = "merge_method: ties\nslices:\n" + PART.format(0, 2, "b", 0, 2) + PART.format(2, 4, "b", 2, 4)
+    own = slices.replace("  - sources", "  - base_model: org/x\n    sources", 1)
+    assert [str(part.base) for part in parse_recipe(own).slices] == ["org/x", "org/x"]
+    both = parse_recipe(own + "base_model: org/y\n")
+    assert [str(part.base) for part in both.slices] == ["org/x", "org/y"]
+    assert [str(model) for model in both.models] == ["org/a", "org/b", "org/y", "org/x"]
+    assert str(both.donor) == "org/y"
+
+
+def test_residual_weights_are_refused() -> None:
+    text = "merge_method: linear\nslices:\n" + PART.format(0, 2, "b", 0, 2)
     assert "residual_weight" in refused(text.replace("  - sources", "  - residual_weight: 1.0\n    sources", 1))
 
 
@@ -330,6 +360,8 @@ def test_missing_files_and_folders(tmp_path: Path) -> None:
         ("org/name@main", ("org/name", "main", None), False),
         ("org/name@refs/pr/3", ("org/name", "refs/pr/3", None), False),
         ("org/name@rev+org/lora", ("org/name", "rev", "org/lora"), False),
+        ("org/name+org/lora@v2", ("org/name", None, "org/lora@v2"), False),
+        ("org/name@v1+org/lora@v2", ("org/name", "v1", "org/lora@v2"), False),
         ("./folder", ("./folder", None, None), True),
         ("/a/b", ("/a/b", None, None), True),
         ("a/b/c", ("a/b/c", None, None), True),
@@ -345,7 +377,23 @@ def test_references(text: str, parts: tuple[str | None, ...], local: bool) -> No
     assert ModelReference.parse(str(found)) == found
 
 
-@pytest.mark.parametrize("text", ["", "  ", "@rev", "org/name@", "org/name+", "+lora", "a\0b", "a\x1bb", "x" * 5000, "\ud800"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "  ",
+        "@rev",
+        "org/name@",
+        "org/name+",
+        "+lora",
+        "org/name+lora@",
+        "org/name+@v1",
+        "a\0b",
+        "a\x1bb",
+        "x" * 5000,
+        "\ud800",
+    ],
+)
 def test_references_that_are_none(text: str) -> None:
     with pytest.raises(ValueError):
         ModelReference.parse(text)

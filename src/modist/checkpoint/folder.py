@@ -90,6 +90,7 @@ class Checkpoint:
         label = label or str(folder)
         if not folder.is_dir():
             raise UserError(f"{label}: there is no such folder")
+        _refuse_gguf(folder, label)
         config = read_json(folder / "config.json")
         found = _find(folder, label)
         if found.arrays is not None:
@@ -143,6 +144,16 @@ class _Found:
     files: tuple[Path, ...]
     notes: tuple[str, ...] = ()
     arrays: Mapping[str, Array] | None = None
+
+
+def _refuse_gguf(folder: Path, label: str) -> None:
+    found = sorted(folder.glob("*.gguf"))
+    if found and not any(any(folder.glob(pattern)) for pattern in ("*.safetensors", "*.bin")):
+        raise UserError(
+            f"{label}: holds GGUF files alone ({found[0].name}), whose weights are quantised and cannot be averaged; use the"
+            f" original checkpoint, or load it with transformers' from_pretrained(..., gguf_file={found[0].name!r}) and"
+            " save_pretrained()"
+        )
 
 
 def _find(folder: Path, label: str) -> _Found:

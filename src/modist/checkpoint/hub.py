@@ -215,7 +215,11 @@ def _ask(reference: ModelReference, allow_code: bool, cache: Path | None) -> Hub
     allow = _patterns(files, allow_code)
     wanted = [files[name] for name in sorted(files) if _is_wanted(name, allow)]
     if not any(_is_wanted(entry.path, _SAFETENSORS + _PICKLES) for entry in wanted):
-        raise HubError(f"{reference} holds neither *.safetensors nor pytorch_model*.bin files")
+        gguf = "; it holds GGUF files, which are quantised: name the model they were made from"
+        raise HubError(
+            f"{reference} holds neither *.safetensors nor pytorch_model*.bin files"
+            + (gguf if any(name.endswith(".gguf") for name in files) else "")
+        )
     listed = tuple(HubFile(entry.path, entry.size, cached(entry)) for entry in wanted)
     whole = all((folder / entry.path).exists() for entry in wanted)
     return HubListing(reference.source, commit, listed, folder if whole else None)

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from modist.checkpoint.dtype import QUANTISED
 from modist.checkpoint.folder import Checkpoint, read_json
+from modist.checkpoint.quantised import quantisation
 from modist.errors import CheckpointError
 from modist.inspection.kind import KINDS, kind_of
 from modist.inspection.memory import (
@@ -202,7 +202,7 @@ def _quantisation(checkpoint: Checkpoint) -> str | None:
         method = str(stated.get("quant_method", "unnamed method"))
         bits = stated.get("bits", stated.get("w_bit"))
         return f"{method}, {bits} bits" if isinstance(bits, int) else method
-    return next((tensor.dtype for tensor in checkpoint.tensors.values() if tensor.dtype in QUANTISED), None)
+    return quantisation(checkpoint)
 
 
 def _tokenizer(folder: Path) -> tuple[str | None, int | None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,7 @@ def plan_vocabulary(
     if folder is not None:
         special, remarks = _special_ids(donor, folder, own, united.tokenizer)
         warnings += remarks
+    files = _files(united, folder)
     vocabulary = Vocabulary(
         parents=parents,
         lead=leader,
@@ -86,8 +88,9 @@ def plan_vocabulary(
         option=option,
         wishes=wishes,
         base=base,
-        files=_files(united, folder),
+        files=files,
         special=special,
+        digest=sha256(files.get(FILE) or (donor.folder / FILE).read_bytes()).hexdigest(),
     )
     warnings += [recipe.document.where(*option.path) + " " + remark for remark in united.remarks]
     orphans = vocabulary.alignment(range(len(parents)), counts).orphans
@@ -241,7 +244,9 @@ def _files(united: United, folder: Path | None) -> dict[str, bytes | None]:
         files = {name: (folder / name).read_bytes() if (folder / name).is_file() else None for name in _WHOLE}
     if united.grown:
         files |= dict.fromkeys(FORMER)
-        files[FILE] = (json.dumps(united.tokenizer.data, ensure_ascii=False, indent=2) + "\n").encode("utf-8", "surrogatepass")
+        # In one line: the standard library lays out a large file only slowly.
+        files[FILE] = json.dumps(united.tokenizer.data, ensure_ascii=False).encode("utf-8", "surrogatepass")
         if united.tokenizer.config:
-            files[CONFIG] = (json.dumps(united.tokenizer.config, ensure_ascii=False, indent=2) + "\n").encode()
+            text = json.dumps(united.tokenizer.config, ensure_ascii=False, indent=2) + "\n"
+            files[CONFIG] = text.encode("utf-8", "surrogatepass")
     return files

@@ -7,8 +7,9 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from modist.checkpoint.dtype import FLOATS, NAMES, QUANTISED
+from modist.checkpoint.dtype import FLOATS, NAMES
 from modist.checkpoint.folder import Checkpoint
+from modist.checkpoint.quantised import quantisation, way_out
 from modist.errors import UserError, nearest
 from modist.merge.layer import template, text_config
 from modist.merge.layer_lists import mixed_layers, restack
@@ -196,6 +197,7 @@ def make_plan(
     _check_filters(recipe, list(places))
     warnings += _misplaced(recipe, method)
     planned = [_plan_tensor(recipe, method, place, name, seed) for name, place in places.items()]
+<<<<<<< HEAD
     vocabulary = plan_vocabulary(recipe, inputs, base, lead, checkpoints, embedding_rows)
     if vocabulary is not None:
         warnings += vocabulary.warnings
@@ -209,8 +211,12 @@ def make_plan(
         recipe, method, inputs, base, lead, donor, tuple(planned), untied, drops, (),
         origins=origins if stack.reordered else None, vocabulary=vocabulary, template=chat,
     )  # fmt: skip
+=======
+    origins = stack.origins if stack.reordered else None
+    plan = Plan(recipe, method, inputs, base, lead, donor, tuple(planned), untied, drops, (), origins=origins)
+>>>>>>> surfaces
     _check_presence(plan)
-    if stack.reordered:
+    if origins is not None:
         _check_outside(plan)
         # Whether its config can be written is known before any tensor is read.
         restack(json.loads(json.dumps(donor.config)), donor, origins)
@@ -332,15 +338,9 @@ def _check_filters(recipe: Recipe, names: Sequence[str]) -> None:
 
 
 def _refuse_quantised(checkpoint: Checkpoint) -> None:
-    quantised = next((tensor for tensor in checkpoint.tensors.values() if tensor.dtype in QUANTISED), None)
-    config = checkpoint.config.get("quantization_config")
-    if quantised is None and not config:
-        return
-    kind = quantised.dtype if quantised else (config.get("quant_method") if isinstance(config, dict) else None)
-    raise UserError(
-        f"{checkpoint.label}: its weights are quantised ({kind}) and cannot be averaged; use the original checkpoint, or load"
-        " it with transformers, dequantise() and save_pretrained()"
-    )
+    kind = quantisation(checkpoint)
+    if kind is not None:
+        raise UserError(f"{checkpoint.label}: its weights are quantised ({kind}) and cannot be averaged; {way_out(kind)}")
 
 
 def _output_places(

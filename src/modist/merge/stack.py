@@ -86,9 +86,9 @@ class Stack:
     reordered: bool
 
     @property
-    def origins(self) -> list[tuple[Part, int]]:
-        """For each layer of the output, its part and its offset there."""
-        return [(part, offset) for part in self.parts for offset in range(part.length)]
+    def origins(self) -> tuple[tuple[Checkpoint, int], ...]:
+        """For each layer of the output, the leading model and the layer there."""
+        return tuple((part.leader, part.starts[part.lead] + offset) for part in self.parts for offset in range(part.length))
 
     def places(self) -> dict[str, Place]:
         """Every tensor of the output, by its name there, in the order in which the leading models hold them."""
@@ -97,11 +97,15 @@ class Stack:
         for name in first.leader.tensors:
             if self._outside(name) and _BELOW.search(name):
                 found[name] = self._place_outside(first, name)
-        held = {id(part): _by_layer(part.leader, self.name) for part in self.parts}
-        for layer, (part, offset) in enumerate(self.origins):
-            depth = offset / (part.length - 1) if part.length > 1 else 1.0
-            for name in held[id(part)].get(part.starts[part.lead] + offset, ()):
-                found[renumbered(name, layer)] = Place(part, layer, offset, depth)
+        below = 0
+        for part in self.parts:
+            for name in part.leader.tensors:
+                layer = layer_of(name)
+                offset = -1 if layer is None or self._outside(name) else layer - part.starts[part.lead]
+                if 0 <= offset < part.length:
+                    depth = offset / (part.length - 1) if part.length > 1 else 1.0
+                    found[renumbered(name, below + offset)] = Place(part, below + offset, offset, depth)
+            below += part.length
         for name in last.leader.tensors:
             if self._outside(name) and not _BELOW.search(name):
                 found[name] = self._place_outside(last, name)
@@ -141,9 +145,17 @@ def open_stack(
     parts = tuple(_part(recipe, part, inputs, donor, with_base) for part in recipe.slices)
     leader = parts[0].leader
     name = main_stack(leader.tensors, leader.config)
-    layers = [(part.leader, part.starts[part.lead] + offset) for part in parts for offset in range(part.length)]
-    own = [(leader, layer) for layer in range(depth_of(leader))]
-    return Stack(parts, name, layers != own or any(len(set(part.starts)) > 1 for part in parts))
+    return Stack(parts, name, not _in_order(parts))
+
+
+def _in_order(parts: tuple[Part, ...]) -> bool:
+    """Whether the output's layers are those of one leading model, each once, merged with others of the same numbers."""
+    below, leader = 0, parts[0].leader
+    for part in parts:
+        if part.leader is not leader or set(part.starts) != {below}:
+            return False
+        below += part.length
+    return below == depth_of(leader)
 
 
 def _part(
@@ -169,6 +181,9 @@ def _part(
         if source is not None and source.layers is not None:
             _check_range(recipe, source, source.layers, checkpoint)
         starts.append(_start(recipe, part, source, model))
+    if part.length is not None and length > len(checkpoints[lead].tensors):
+        # A name may claim any number.
+        raise recipe.document.error(f"{length} layers are more than {checkpoints[lead].label} has tensors", *part.path)
     if None in sources and part.length is not None and starts[-1] + length > depth_of(checkpoints[-1]):
         raise recipe.document.error(
             f"the base {models[-1]} has {depth_of(checkpoints[-1])} layers, the slice goes to {starts[-1] + length}; list the"

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from hashlib import sha256
 from typing import Any
 
 from modist.checkpoint.dtype import FLOATS
@@ -37,6 +35,7 @@ class Vocabulary:
         option: what the recipe asks for, or None.
         wishes: token -> what it is made from.
         base: which parent is the base, or None.
+        digest: SHA-256 of the result's tokenizer.json.
         special: file (config or generation config) -> `..._token_id` -> id, where they are not the donor's.
         warnings: remarks.
     """
@@ -49,6 +48,7 @@ class Vocabulary:
     wishes: Mapping[str, Wish] = field(default_factory=dict)
     base: int | None = None
     files: Mapping[str, bytes | None] = field(default_factory=dict)
+    digest: str = ""
     special: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     _alignments: dict[Any, Alignment] = field(default_factory=dict, repr=False)
