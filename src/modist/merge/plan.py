@@ -197,7 +197,6 @@ def make_plan(
     _check_filters(recipe, list(places))
     warnings += _misplaced(recipe, method)
     planned = [_plan_tensor(recipe, method, place, name, seed) for name, place in places.items()]
-<<<<<<< HEAD
     vocabulary = plan_vocabulary(recipe, inputs, base, lead, checkpoints, embedding_rows)
     if vocabulary is not None:
         warnings += vocabulary.warnings
@@ -206,15 +205,11 @@ def make_plan(
     known = vocabulary.tokenizer.tokens if vocabulary and vocabulary.tokenizer else token_map(donor.folder)
     chat, remarks = plan_template(recipe, inputs, donor, known)
     warnings += remarks
-    origins = tuple((part.leader, part.starts[part.lead] + offset) for part, offset in stack.origins)
+    origins = stack.origins if stack.reordered else None
     plan = Plan(
         recipe, method, inputs, base, lead, donor, tuple(planned), untied, drops, (),
-        origins=origins if stack.reordered else None, vocabulary=vocabulary, template=chat,
+        origins=origins, vocabulary=vocabulary, template=chat,
     )  # fmt: skip
-=======
-    origins = stack.origins if stack.reordered else None
-    plan = Plan(recipe, method, inputs, base, lead, donor, tuple(planned), untied, drops, (), origins=origins)
->>>>>>> surfaces
     _check_presence(plan)
     if origins is not None:
         _check_outside(plan)

@@ -130,12 +130,7 @@ class Vocabulary:
         made = self.tokenizer
         told: dict[str, Any] = {"rows": whole.rows, "alignment": whole.digest}
         if made is not None and self.option is not None:
-            text = json.dumps([made.data, made.config], sort_keys=True, ensure_ascii=False)
-            told |= {
-                "source": str(self.option.source),
-                "tokens": len(made.tokens),
-                "tokenizer": sha256(text.encode()).hexdigest(),
-            }
+            told |= {"source": str(self.option.source), "tokens": len(made.tokens), "tokenizer": self.digest}
         names = [parent.label for parent in self.parents]
         return told | {"filled": dict(zip(names, whole.filled, strict=True))}
 
