@@ -129,7 +129,8 @@ def align(
     named = [token for place, token in enumerate(output) if place in lost and token not in (wishes or {})] if lost else []
     own = held.copy()
     for token, wish in (wishes or {}).items():
-        number = output[token]
+        if (number := output.get(token)) is None:
+            continue
         parent[number], row[number] = wish.parent, wish.row
         if wish.force:
             own[:, number] = -1
