@@ -225,7 +225,7 @@ def test_adapters_of_two_widths(llama32: Trio, pair: tuple[Lora, Lora], command:
 
     wide = plain_trio(tmp_path / "wide", hidden=64)
     other = make_lora(tmp_path / "c", wide.base, MODULES)
-    refused(command, tmp_path, recipe((pair[0], 1.0), (other, 1.0)), "is 64 x 64, in the adapters before it 32 x 32")
+    refused(command, tmp_path, recipe((pair[0], 1.0), (other, 1.0)), "is 64 x 48, in the adapters before it 32 x 48")
 
 
 def test_whole_tensors_cannot_be_merged_into_an_adapter(llama32: Trio, command: Callable[..., Any], tmp_path: Path) -> None:
@@ -263,3 +263,25 @@ def test_misspelt_parameters_are_told(pair: tuple[Lora, Lora], tmp_path: Path) -
     wanted = recipe((pair[0], 1.0), parameters={"normalise": True})
     with pytest.raises(UserError, match="no parameter 'normalise'; did you mean 'normalize'"):
         merge_models(write_recipe(tmp_path / "r.yml", wanted), tmp_path / "out")
+
+
+def test_copies_of_the_bases_embeddings_go_along(llama32: Trio, merge: Merge, tmp_path: Path) -> None:
+    """PEFT keeps an embedding beside its factors."""
+    embedding = read_folder(llama32.base)["model.embed_tokens.weight"]
+    name = "base_model.model.model.embed_tokens.base_layer.weight"
+    loras = [
+        make_lora(
+            tmp_path / f"e{seed}", llama32.base, [], embeddings=["model.embed_tokens"], seed=seed, extra={name: embedding}
+        )
+        for seed in (1, 2)
+    ]
+    out = merge(recipe((loras[0], 1.0), (loras[1], 2.0)))
+    np.testing.assert_array_equal(read_safetensors(out / "adapter_model.safetensors")[name].bits, embedding.bits)
+    on_base = read_folder(merge({"merge_method": "passthrough", "models": [{"model": f"{llama32.base}+{out}"}]}, "on base"))
+    key = "model.embed_tokens.weight"
+    exact = embedding.float64 + loras[0].deltas[key] + 2 * loras[1].deltas[key]
+    np.testing.assert_allclose(on_base[key].float64, exact, atol=5e-6)
+    other = read_folder(llama32.two)[key]
+    odd = make_lora(tmp_path / "odd", llama32.base, [], embeddings=["model.embed_tokens"], extra={name: other})
+    with pytest.raises(UserError, match=r"odd: keeps another 'model.embed_tokens.weight' of its base than e1"):
+        merge(recipe((loras[0], 1.0), (odd, 1.0)), "odd out")

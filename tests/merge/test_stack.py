@@ -134,13 +134,33 @@ def test_each_slice_may_have_a_base_of_its_own(llama32: Trio, merge: Merge) -> N
             np.testing.assert_allclose(tensor.float64, exact, atol=3e-7)
 
 
-def test_filters_see_the_names_of_the_output(llama32: Trio, merge: Merge) -> None:
-    """As in mergekit: `layers.3.` is the fourth layer of the result, here the parent's second."""
-    scale = {"scale": [{"filter": "layers.3.mlp", "value": 0.0}, {"value": 1.0}]}
+def test_filters_of_what_each_model_has_see_the_names_there(llama32: Trio, merge: Merge) -> None:
+    """As in mergekit: `layers.1.` is the parent's second layer, wherever it stands in the result."""
+    scale = {"scale": [{"filter": "layers.1.mlp", "value": 0.0}, {"value": 1.0}]}
     out = merge(stacked([source(llama32.one, 0, 2)], [source(llama32.one, 0, 2)], parameters=scale))
     made = read_folder(out)
     zero = {name for name, tensor in made.items() if not tensor.float64.any()}
-    assert zero == {f"model.layers.3.mlp.{kind}_proj.weight" for kind in ("down", "gate", "up")}
+    assert zero == {f"model.layers.{n}.mlp.{kind}_proj.weight" for kind in ("down", "gate", "up") for n in (1, 3)}
+
+
+def test_filters_of_what_all_models_share_see_the_names_of_the_output(llama32: Trio, merge: Merge) -> None:
+    t = {"t": [{"filter": "layers.3.mlp", "value": 1.0}, {"value": 0.0}]}
+    part = [source(llama32.base, 0, 2), source(llama32.two, 2, 4)]
+    made = read_folder(merge(stacked(part, part, method="slerp", base_model=llama32.base, parameters=t)))
+    base, two = read_folder(llama32.base), read_folder(llama32.two)
+    for number in range(4):
+        for name, tensor in layer(made, number).items():
+            other = number == 3 and "mlp" in name
+            wanted = layer(two, 3)[name] if other else layer(base, number % 2)[name]
+            np.testing.assert_array_equal(tensor.bits, wanted.bits)
+
+
+def test_a_filter_that_matches_neither_is_an_error(llama32: Trio, tmp_path: Path) -> None:
+    scale = {"scale": [{"filter": "layers.2.mlp", "value": 0.0}, {"value": 1.0}]}
+    part = [source(llama32.one, 0, 2)]
+    assert planned(stacked(part, part, parameters=scale), tmp_path)
+    with pytest.raises(UserError, match=r"the filter 'layers.2.mlp' matches no tensor"):
+        planned(stacked(part, parameters=scale), tmp_path)
 
 
 def test_a_source_speaks_before_its_slice_and_that_before_the_recipe(llama32: Trio, merge: Merge) -> None:

@@ -84,6 +84,7 @@ class Adapter:
         config: adapter_config.json.
         updates: module -> its update, as yet of no base.
         saved: tensors that replace the base's (`modules_to_save`): the base's name -> the adapter's.
+        copies: the same for tensors that its factors are added to, which PEFT keeps beside them where they are embeddings.
         weights: its file's tensors.
         commit: of a hub.
     """
@@ -92,7 +93,8 @@ class Adapter:
     label: str
     config: dict[str, Any]
     updates: Mapping[str, LowRank]
-    saved: Mapping[str, str]
+    saved: dict[str, str]
+    copies: dict[str, str]
     weights: Checkpoint
     commit: str | None = None
     _kept: OrderedDict[str, Floats] = field(default_factory=OrderedDict, repr=False)
@@ -115,11 +117,11 @@ class Adapter:
         config = read_json(folder / CONFIG)
         settings = _Settings(folder / CONFIG, label, config)
         weights = _open_weights(folder, label)
-        factors, saved = _sorted_out(label, weights, settings)
+        factors, saved, copies = _sorted_out(label, weights, settings)
         updates = {module: settings.update(module, weights, sides) for module, sides in sorted(factors.items())}
         if not updates and not saved:
             raise CheckpointError(f"{label}: holds no LoRA factors")
-        return cls(folder, label, config, updates, saved, weights, commit)
+        return cls(folder, label, config, updates, saved, copies, weights, commit)
 
     @property
     def base(self) -> str | None:
@@ -194,10 +196,13 @@ def _open_weights(folder: Path, label: str) -> Checkpoint:
     raise UserError(f"{label}: has an {CONFIG} and no {WEIGHTS}")
 
 
-def _sorted_out(label: str, weights: Checkpoint, settings: _Settings) -> tuple[dict[str, dict[str, str]], dict[str, str]]:
-    """Factors by module, `A` and `B` (or `embedding_A`, ...) -> tensor; and whole tensors, by the base's name."""
+def _sorted_out(
+    label: str, weights: Checkpoint, settings: _Settings
+) -> tuple[dict[str, dict[str, str]], dict[str, str], dict[str, str]]:
+    """Factors by module, `A` and `B` (or `embedding_A`, ...) -> tensor; whole tensors and copies, by the base's name."""
     factors: dict[str, dict[str, str]] = {}
     saved: dict[str, str] = {}
+    copies: dict[str, str] = {}
     for name, stored in weights.tensors.items():
         plain = name.removeprefix(PREFIX)
         if stored.dtype not in FLOATS:
@@ -205,6 +210,8 @@ def _sorted_out(label: str, weights: Checkpoint, settings: _Settings) -> tuple[d
         if found := _FACTOR.fullmatch(plain):
             side = (found["kind"] or "") + found["side"]
             factors.setdefault(found["module"], {})[side] = name
+        elif plain.endswith(".base_layer.weight"):
+            copies[plain.replace(".base_layer.", ".")] = name
         elif odd := _OTHER_FACTOR.search(plain):
             kind = "DoRA" if "magnitude" in odd[1] else odd[1]
             raise UserError(f"{label}: holds {name!r}: {kind} cannot be added on the fly; {_WAY_OUT}")
@@ -212,7 +219,7 @@ def _sorted_out(label: str, weights: Checkpoint, settings: _Settings) -> tuple[d
             saved[plain.replace(".modules_to_save.default", "").replace(".modules_to_save", "")] = name
         else:
             raise UserError(f"{label}: holds {name!r}, which is no LoRA factor and in none of modules_to_save; {_WAY_OUT}")
-    return factors, saved
+    return factors, saved, copies
 
 
 class _Settings:
@@ -243,8 +250,10 @@ class _Settings:
         listed = self._config.get("modules_to_save") or []
         if not isinstance(listed, list) or not all(isinstance(module, str) for module in listed):
             raise CheckpointError(f"{self._path}: modules_to_save is {_short(listed)}, not a list of names")
+        # PEFT's rule: every module whose name ends so, and what is in it.
         parts = name.split(".")
-        return any(module == part or f".{module}." in f".{name}" for module in listed for part in parts)
+        modules = [".".join(parts[:count]) for count in range(1, len(parts))]
+        return any(module.endswith(wanted) for wanted in listed for module in modules)
 
     def update(self, module: str, weights: Checkpoint, sides: Mapping[str, str]) -> LowRank:
         embedding = any(side.startswith("embedding_") for side in sides)
@@ -320,7 +329,7 @@ def adapt(checkpoint: Checkpoint, adapter: Adapter, label: str) -> Checkpoint:
         updates[name] = update
     tensors, arrays = dict(checkpoint.tensors), checkpoint._arrays
     replaced = {}
-    for base_name, own in adapter.saved.items():
+    for base_name, own in (adapter.saved | adapter.copies).items():
         name = base_name if base_name == HEAD else _tensor_of(base_name, checkpoint, adapter)
         if name in checkpoint.tensors:
             _check_shape(checkpoint, adapter, name, adapter.weights.tensors[own].shape)

@@ -25,6 +25,7 @@ INDEX = "model.safetensors.index.json"
 BIN_SINGLE = "pytorch_model.bin"
 BIN_INDEX = "pytorch_model.bin.index.json"
 MAX_JSON = 64 << 20
+_ADAPTER = "{label}: this is an adapter, not a model; name its base in front of it: BASE+{label}"
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -91,6 +92,8 @@ class Checkpoint:
         if not folder.is_dir():
             raise UserError(f"{label}: there is no such folder")
         _refuse_gguf(folder, label)
+        if (folder / "adapter_config.json").exists() and not (folder / "config.json").exists():
+            raise UserError(_ADAPTER.format(label=label))
         config = read_json(folder / "config.json")
         found = _find(folder, label)
         if found.arrays is not None:
@@ -178,7 +181,7 @@ def _find(folder: Path, label: str) -> _Found:
             raise CheckpointError(f"{folder / BIN_INDEX}: lists tensor {missing[0][:200]!r}, which no file holds")
         return _Found(tensors, tuple(files), (f"{label}: pytorch_model.bin is held in memory while it is read",), arrays)
     if (folder / "adapter_config.json").exists():
-        raise UserError(f"{label}: this is an adapter, not a model; name its base in front of it: BASE+{label}")
+        raise UserError(_ADAPTER.format(label=label))
     raise UserError(f"{label}: holds no weights ({SINGLE}, {INDEX} or {BIN_SINGLE})")
 
 

@@ -20,7 +20,7 @@ from modist.checkpoint.header import identity
 from modist.checkpoint.shards import Shard, ShardFiles, lay_out
 from modist.checkpoint.staging import MANIFEST, Staging, check_output
 from modist.errors import MergeError, UserError
-from modist.merge.adapters import AdapterPlan, factors, plan_adapters
+from modist.merge.adapters import AdapterPlan, common_copies, factors, plan_adapters
 from modist.merge.hashing import sha256_file
 from modist.merge.manifest import FORMAT, RECIPE_FILE, read_manifest, recipe_digest, versions
 from modist.merge.report import MergeReport, peak_memory
@@ -87,6 +87,8 @@ def _write(plan: AdapterPlan, staging: Staging, watch: Watch) -> tuple[float | N
     """The weight file; returns the share of the norm that was lost, and seconds."""
     began = time.perf_counter()
     entries = [(name, plan.dtype, shape) for module in plan.modules for name, shape in module.stored]
+    copies = common_copies(plan)
+    entries += [(name, held.weights.tensors[name].dtype, held.weights.tensors[name].shape) for name, held in copies.items()]
     (laid,) = lay_out(entries, staging.model, 1 << 62)
     tensors = tuple(replace(tensor, file=staging.model / WEIGHTS) for tensor in laid.tensors)
     files = ShardFiles(staging.model, [Shard(WEIGHTS, laid.prefix, tensors, laid.size)])
@@ -102,6 +104,8 @@ def _write(plan: AdapterPlan, staging: Staging, watch: Watch) -> tuple[float | N
                 files.write(targets[name], 0, stored)
                 watch.advance(stored.nbytes)
             whole, gone = whole + made.whole, gone + made.gone
+        for name, held in copies.items():
+            files.write(targets[name], 0, held.weights.read(name))
         engine = time.perf_counter() - began
         watch.phase("fsync")
         files.sync()

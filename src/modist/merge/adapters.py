@@ -227,6 +227,27 @@ def _module(recipe: Recipe, adapters: tuple[Adapter, ...], name: str, weights: l
     return Module(name, tuple(terms), embedding, rank, (shape[0], rank), (rank, shape[1]))
 
 
+def common_copies(plan: AdapterPlan) -> dict[str, Adapter]:
+    """The base's embeddings as adapters keep them beside their factors: name in the file -> an adapter that has it.
+
+    Raises:
+        UserError: two adapters have other ones: the base's vocabulary was changed for one of them.
+    """
+    found: dict[str, Adapter] = {}
+    kept = {module.name for module in plan.modules}
+    for adapter in plan.adapters:
+        for base_name, name in adapter.copies.items():
+            if base_name.removesuffix(".weight") not in kept:
+                continue
+            first = found.setdefault(name, adapter)
+            if first.weights.read(name).tobytes() != adapter.weights.read(name).tobytes():
+                raise UserError(
+                    f"{adapter.label}: keeps another {base_name!r} of its base than {first.label}: only adapters of one base"
+                    " can be merged"
+                )
+    return found
+
+
 @dataclass(frozen=True)
 class Factors:
     """A module's factors: B [out, r] and A [r, in], float64; |delta|^2, and how much of it a lower rank loses."""

@@ -194,7 +194,7 @@ def make_plan(
         check_fit(stack, donor)
 
     places, drops, untied, warnings = _output_places(stack, inputs, donor, allow)
-    _check_filters(recipe, list(places))
+    _check_filters(recipe, _every_name(places))
     warnings += _misplaced(recipe, method)
     planned = [_plan_tensor(recipe, method, place, name, seed) for name, place in places.items()]
     vocabulary = plan_vocabulary(recipe, inputs, base, lead, checkpoints, embedding_rows)
@@ -319,6 +319,12 @@ def _misplaced(recipe: Recipe, method: Method) -> list[str]:
     return remarks
 
 
+def _every_name(places: Mapping[str, Place]) -> list[str]:
+    """The output's names, then those that its sources have and it has not."""
+    there = (place.name_in(index, name) for name, place in places.items() for index in range(len(place.part.sources)))
+    return list(dict.fromkeys([*places, *there]))
+
+
 def _check_filters(recipe: Recipe, names: Sequence[str]) -> None:
     parts = sorted({part for name in names for part in re.split(r"[.]", name) if not part.isdigit()})
     for _, setting, _ in _every_settings(recipe):
@@ -413,7 +419,10 @@ def _plan_tensor(recipe: Recipe, method: Method, place: Place, name: str, seed: 
     for index, (source, checkpoint) in enumerate(zip(part.sources, part.checkpoints, strict=True)):
         each.append(
             {
-                parameter.name: resolve(recipe, part.slice, source, parameter, name, place.depth, checkpoint.label)
+                # mergekit's rule: what each input has for itself is filtered by the tensor's name there.
+                parameter.name: resolve(
+                    recipe, part.slice, source, parameter, place.name_in(index, name), place.depth, checkpoint.label
+                )
                 for parameter in method.parameters
                 if parameter.scope == "input" or (parameter.scope == "other" and index != part.base)
             }
