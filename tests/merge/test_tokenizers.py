@@ -372,6 +372,23 @@ def test_a_named_tokenizer_class_loads_the_union(family: str, tmp_path: Path, me
         assert {tokens_of(out)[f"<|{part.name}|>"] for part in parts} < set(ids)
 
 
+# -------------------------------------------------------------- with slices
+
+
+def test_a_union_of_stacked_layers(tmp_path: Path, merge: Callable[..., Path]) -> None:
+    """The bottom slice's models give the embeddings, the top one's the head; a token only the other has comes from there."""
+    one = model(tmp_path / "one", words(WORDS, ["<x>"]), 1)
+    two = model(tmp_path / "two", words(WORDS[::-1], ["<y>"]), 2)
+    slices = [{"sources": [{"model": str(folder), "layer_range": [0, 2]}]} for folder in (one, two)]
+    out = merge({"merge_method": "passthrough", "slices": slices, "tokenizer_source": "union"})
+    made, head = rows(out), rows(out, HEAD)
+    mine, theirs = rows(one), rows(two, HEAD)
+    assert all(np.array_equal(made[token], mine[token]) for token in mine)
+    assert all(np.array_equal(head[token], theirs[token]) for token in theirs)
+    assert np.array_equal(made["<y>"], rows(two)["<y>"]) and np.array_equal(head["<x>"], rows(one, HEAD)["<x>"])
+    assert config_of(out)["num_hidden_layers"] == 4 and config_of(out)["vocab_size"] == len(made) == 17
+
+
 # -------------------------------------------------------------- what is refused
 
 
@@ -420,6 +437,19 @@ def test_errors_name_line_and_key(tokenizer: Any, message: str, one: Path, two: 
 def test_both_keys(one: Path, two: Path, tmp_path: Path) -> None:
     found = _error(tmp_path, recipe([one, two], tokenizer={"source": "base"}, tokenizer_source="base"))
     assert "tokenizer_source: 'tokenizer' says it already" in found
+
+
+@pytest.mark.parametrize(
+    "keys", [{"tokenizer": {"source": "union"}}, {"tokenizer_source": "base"}, {"chat_template": "chatml"}]
+)
+def test_a_search_says_that_it_has_no_such_key(keys: dict[str, Any], tmp_path: Path) -> None:
+    from modist.search.genes import make_genome
+    from modist.search.settings import SearchSettings
+
+    parents = [model(tmp_path / name, words(WORDS), seed) for seed, name in enumerate("ab")]
+    prepared = prepare(write_recipe(tmp_path / "r.yml", recipe(parents, **keys)))
+    with pytest.raises(RecipeError, match="candidates run inside the donor's model with its own tokenizer and template"):
+        make_genome(prepared.plan, SearchSettings())
 
 
 def test_tokenizers_that_do_not_go_together(one: Path, tmp_path: Path) -> None:

@@ -212,7 +212,7 @@ def _vocabulary(plan: Plan, allow: frozenset[str]) -> Aspect:
     return Aspect("vocabulary", values, "allowed" if "vocabulary" in allow else "error", reason)
 
 
-def _same_tokens(one: dict[str, int] | None, two: dict[str, int] | None) -> bool:
+def _same_tokens(one: Mapping[str, int] | None, two: Mapping[str, int] | None) -> bool:
     return one is None or two is None or one == two
 
 
