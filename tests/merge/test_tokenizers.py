@@ -484,6 +484,16 @@ def test_tokenizers_that_cannot_be_read(one: Path, two: Path, tmp_path: Path) ->
     assert "one has no tokenizer.json, so there is no vocabulary to align to" in _error(tmp_path, both)
 
 
+def test_a_base_of_another_form_is_carried_where_nothing_needs_aligning(tmp_path: Path, merge: Callable[..., Path]) -> None:
+    """`tokenizer_source: base` stands in many recipes for nothing more than this."""
+    parts = [model(tmp_path / name, words(WORDS), seed) for seed, name in enumerate("ab")]
+    for part in parts:
+        (part / "tokenizer.json").rename(part / "tokenizer.model")
+    out = merge(recipe(parts, tokenizer_source="base"))
+    assert (out / "tokenizer.model").read_bytes() == (parts[0] / "tokenizer.model").read_bytes()
+    assert len(read_folder(out)[EMBEDDING].bits) == 15
+
+
 def test_a_parent_without_a_tokenizer_has_the_bases(one: Path, two: Path, merge: Callable[..., Path]) -> None:
     (two / "tokenizer.json").unlink()
     out = merge(recipe([one, two], tokenizer_source="union"))

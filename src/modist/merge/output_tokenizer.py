@@ -50,10 +50,12 @@ def plan_vocabulary(
     donor = models[str(recipe.donor)]
     parents = tuple(inputs) if any(donor is one for one in inputs) else (*inputs, donor)
     counts = [rows(checkpoint) or 0 for checkpoint in parents]
+    plain = option.source == "base" and not option.tokens and option.multiple is None
+    if plain and not (donor.folder / FILE).exists() and len(set(counts)) == 1:
+        # Nothing to align to, and nothing that must be: the base's tokenizer is carried as it is, whatever its form.
+        return None
     at = next(index for index, one in enumerate(parents) if one is donor)
     found = [_tokenizer(recipe, option, one.folder, one.label) for one in parents]
-    if all(tokenizer is None for tokenizer in found) and option.source == "base" and not option.tokens:
-        return None
     own = found[at]
     if own is None:
         raise recipe.document.error(f"{donor.label} has no {FILE}, so there is no vocabulary to align to", *option.path)

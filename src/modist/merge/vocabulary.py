@@ -63,10 +63,10 @@ class Vocabulary:
         """As if every parent took part, with the rows of their embeddings."""
         return self.alignment(range(len(self.parents)), [holder.rows for holder in self.holders])
 
-    @staticmethod
-    def covers(name: str, source: TensorSource) -> bool:
-        """Whether a tensor has a row for each token, given the lead's copy."""
-        return is_by_token(name) and source.present and source.dtype in FLOATS and source.size > 0
+    def covers(self, name: str, source: TensorSource, member: int) -> bool:
+        """Whether a tensor has a row for each token, given one parent's copy."""
+        has_rows = source.present and source.dtype in FLOATS and source.size > 0
+        return has_rows and is_by_token(name) and rows_of(source) == self.holders[member].rows
 
     def alignment(self, taking_part: Sequence[int], rows: Sequence[int]) -> Alignment:
         """The rows of a tensor, made once for each set of parents.

@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -82,7 +83,7 @@ class Alignment:
         """For each parent how many tokens it lacks or must give up; padding does not count."""
         return tuple(int((own[: self.tokens] < 0).sum()) for own in self.own)
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """SHA-256 of all of it, hexadecimal."""
         whole = hashlib.sha256(str((self.own.shape, self.tokens)).encode())
