@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from modist.errors import ModistError, RecipeError, UserError
+from modist.errors import CheckpointError, ModistError, RecipeError, UserError
 from modist.merge import merge as merge_models
 from modist.merge import prepare
 from modist.merge.compare import refuse
@@ -482,6 +482,22 @@ def test_tokenizers_that_cannot_be_read(one: Path, two: Path, tmp_path: Path) ->
     (one / "tokenizer.json").unlink()
     (two / "tokenizer.model").unlink()
     assert "one has no tokenizer.json, so there is no vocabulary to align to" in _error(tmp_path, both)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"])
+def test_links_out_of_a_folder_are_refused(name: str, one: Path, two: Path, tmp_path: Path) -> None:
+    """Whatever a union or a voted template would put into the result."""
+    secret = tmp_path / "secret"
+    secret.write_bytes((two / name).read_bytes() if (two / name).exists() else b"{{ secret }}")
+    (two / name).unlink(missing_ok=True)
+    (two / name).symlink_to(secret)
+    keys = {"chat_template": "auto"} if name.endswith("jinja") else {}
+    for source in ("union", str(two)):
+        with pytest.raises(CheckpointError, match=rf"{name}: is a link to .*secret, outside the model's folder"):
+            merge_models(
+                write_recipe(tmp_path / "r.yml", recipe([one, two], tokenizer_source=source, **keys)), tmp_path / "out"
+            )
+    assert not list(tmp_path.glob("out*"))
 
 
 def test_a_base_of_another_form_is_carried_where_nothing_needs_aligning(tmp_path: Path, merge: Callable[..., Path]) -> None:

@@ -8,7 +8,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from modist.checkpoint.folder import Checkpoint, read_json
+from modist.checkpoint.folder import Checkpoint, read_json, refuse_link_out
 from modist.errors import CheckpointError, RecipeError, UserError, nearest
 from modist.merge.vocabulary import Vocabulary
 from modist.recipe import ModelReference, Recipe
@@ -125,6 +125,8 @@ def _padding(inputs: Sequence[Checkpoint], lead: int, counts: Sequence[int | Non
 
 def _tokenizer(recipe: Recipe, option: TokenizerOption, folder: Path, label: str) -> Tokenizer | None:
     try:
+        for name in (FILE, CONFIG):
+            refuse_link_out(folder / name, folder)
         return read_tokenizer(folder, label)
     except CheckpointError as error:
         raise CheckpointError(f"{recipe.document.where(*option.path)} {error}") from None
@@ -243,7 +245,9 @@ def _files(united: United, folder: Path | None) -> dict[str, bytes | None]:
     """The tokenizer's files, in place of the donor's."""
     files: dict[str, bytes | None] = {}
     if folder is not None:
-        files = {name: (folder / name).read_bytes() if (folder / name).is_file() else None for name in _WHOLE}
+        for name in _WHOLE:
+            refuse_link_out(folder / name, folder)
+            files[name] = (folder / name).read_bytes() if (folder / name).is_file() else None
     if united.grown:
         files |= dict.fromkeys(FORMER)
         # In one line: the standard library lays out a large file only slowly.
