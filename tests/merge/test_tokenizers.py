@@ -15,7 +15,16 @@ from modist.merge import merge as merge_models
 from modist.merge import prepare
 from modist.merge.compare import refuse
 from modist.merge.manifest import read_manifest
-from tests.tiny_models import encode, llama_config, llama_shapes, random_tensors, read_folder, write_folder, write_recipe
+from tests.tiny_models import (
+    Tensor,
+    encode,
+    llama_config,
+    llama_shapes,
+    random_tensors,
+    read_folder,
+    write_folder,
+    write_recipe,
+)
 from tests.vocabulary.tiny_tokenizers import CONFIG, SHARED, letters, loaded, words, write_tokenizer
 
 EXPERTS = Path(__file__).parents[2] / "examples" / "experts"
@@ -318,6 +327,37 @@ def test_experts_of_one_tokenizer_merge_under_any_source(tmp_path: Path, merge: 
         out = merge(recipe(models, tokenizer={"source": source}), source)
         assert (out / "model.safetensors").read_bytes() == (plain / "model.safetensors").read_bytes()
         assert (out / "tokenizer.json").read_bytes() == (plain / "tokenizer.json").read_bytes()
+
+
+def test_trained_models_one_with_a_token_more(tmp_path: Path, merge: Callable[..., Path]) -> None:
+    """All the weight on the one that has it: the union speaks as that model did, whatever stands first."""
+    transformers = pytest.importorskip("transformers")
+    source = SHARED / "models" / "stories260K-ft-grimm"
+    if not source.is_dir():
+        pytest.skip(f"{source} is not here")
+    tuned = tmp_path / "tuned"
+    tuned.mkdir()
+    (tuned / "tokenizer_config.json").write_bytes((source / "tokenizer_config.json").read_bytes())
+    data = json.loads((source / "tokenizer.json").read_text())
+    data["added_tokens"].append({**data["added_tokens"][-1], "id": 512, "content": "<story>"})
+    (tuned / "tokenizer.json").write_text(json.dumps(data))
+    tensors = read_folder(source)
+    old = tensors[EMBEDDING]
+    tensors[EMBEDDING] = Tensor(old.dtype, np.concatenate([old.bits, old.bits[17:18]]))
+    write_folder(tuned, tensors, config_of(source) | {"vocab_size": 513})
+    base = SHARED / "models" / "stories260K"
+    text = "<story> Once upon a time there was"
+
+    def says(folder: Path) -> str:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+        speaker = transformers.AutoModelForCausalLM.from_pretrained(folder)
+        ids = tokenizer(text, return_tensors="pt", return_token_type_ids=False)
+        return str(tokenizer.decode(speaker.generate(**ids, max_new_tokens=20, do_sample=False)[0]))
+
+    out = merge(recipe([base, tuned], (0, 1), tokenizer_source="union"))
+    assert tokens_of(out) == tokens_of(tuned) and says(out) == says(tuned)
+    table = read_folder(out)
+    assert all(np.array_equal(table[name].bits, tensors[name].bits) for name in tensors)
 
 
 def test_a_union_of_merged_letters_loads_and_generates(tmp_path: Path, merge: Callable[..., Path]) -> None:
