@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -240,6 +241,21 @@ def test_the_manifest_tells_the_adapter(llama32: Trio, loras: tuple[Lora, Lora],
         assert not merge_models(path, tmp_path / "out", resume=True).already
     finally:
         config.write_text(before)
+
+
+def test_the_card_links_the_model_and_the_adapter(llama32: Trio, tmp_path: Path) -> None:
+    """A hub knows no model of the name base+a."""
+    base = tmp_path / "base"
+    shutil.copytree(llama32.base, base)
+    lora = make_lora(tmp_path / "a", base, MODULES)
+    for folder, licence in ((base, "mit"), (lora.folder, "apache-2.0")):
+        (folder / "README.md").write_text(f"---\nlicense: {licence}\n---\n")
+    models = [{"model": on(base, lora), "parameters": {"weight": 1}}]
+    recipe = {"merge_method": "task_arithmetic", "base_model": base, "models": models}
+    merge_models(write_recipe(tmp_path / "r.yml", recipe), tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "base_model:\n- base\n- a\n" in card
+    assert "license: other" in card and "| base+a |" in card and "other (mit; the adapter's: apache-2.0)" in card
 
 
 def test_a_base_of_another_name_is_remarked_on(llama32: Trio, loras: tuple[Lora, Lora], tmp_path: Path) -> None:

@@ -111,7 +111,7 @@ def test_what_a_hub_has_not(hub: HubServer, tmp_path: Path, model: str, kind: ty
 def test_offline_from_the_cache(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import huggingface_hub.constants as constants
 
-    path = write_recipe(tmp_path / "r.yml", recipe("tiny/base+tiny/lora"))
+    path = write_recipe(tmp_path / "r.yml", recipe(f"tiny/base@{hub.repos['tiny/base'].refs['main']}+tiny/lora"))
     merge_models(path, tmp_path / "one")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)

@@ -129,3 +129,27 @@ def test_natures_left_to_a_rule_are_written_out(family: str, pair: Callable[[str
     wanted = [old[which][layer] for which, layer in ORDER]
     assert json.loads((out / "config.json").read_text())["layer_types"] == wanted
     assert load(out).config.layer_types == wanted
+
+
+@pytest.mark.full
+def test_the_language_model_of_one_that_sees_is_stacked(tmp_path: Path) -> None:
+    """Gemma 3 as it is published: a vision tower beside the layers, configs within the config."""
+    from modist.merge import merge
+
+    text = CONFIGS["gemma3"]().to_dict()
+    vision = {
+        "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "image_size": 28,
+        "patch_size": 14,
+    }  # fmt: skip
+    config = transformers.Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4, image_token_index=60)
+    torch.manual_seed(0)
+    model = transformers.Gemma3ForConditionalGeneration(config)
+    model.save_pretrained(tmp_path / "one")
+    parts = [{"sources": [{"model": tmp_path / "one", "layer_range": list(layers)}]} for layers in ((0, 3), (1, 4))]
+    merge(write_recipe(tmp_path / "r.yml", {"merge_method": "passthrough", "slices": parts}), tmp_path / "out")
+    made, loaded = transformers.Gemma3ForConditionalGeneration.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not any(loaded.values()), loaded
+    inner = made.config.text_config
+    assert (inner.num_hidden_layers, made.config.vision_config.num_hidden_layers) == (6, 2)
+    assert inner.layer_types == [text["layer_types"][layer] for layer in (0, 1, 2, 1, 2, 3)]
+    assert written(made.eval(), cache=True) == written(made, cache=False)

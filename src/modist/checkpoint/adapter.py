@@ -10,7 +10,6 @@ float32, in runs of rows that depend on nothing but the shapes, so an element is
 from __future__ import annotations
 
 import hashlib
-import math
 import re
 import threading
 from collections import OrderedDict
@@ -21,12 +20,12 @@ from typing import Any
 
 import numpy as np
 
+from modist.checkpoint.adapter_config import CONFIG, WAY_OUT, AdapterConfig, LowRank
 from modist.checkpoint.dtype import FLOATS, Floats
 from modist.checkpoint.folder import Checkpoint, read_json
-from modist.checkpoint.header import StoredTensor, read_header
+from modist.checkpoint.header import read_header
 from modist.errors import CheckpointError, UserError, nearest
 
-CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 BIN_WEIGHTS = "adapter_model.bin"
 
@@ -37,42 +36,6 @@ _KEPT_BYTES = 32 << 20
 PREFIX = "base_model.model."
 _FACTOR = re.compile(r"(?P<module>.+)\.lora_(?P<kind>embedding_)?(?P<side>[AB])(\.default)?(\.weight)?$")
 _OTHER_FACTOR = re.compile(r"\.(lora_[a-zA-Z_]+)")
-# What changes the meaning of the factors, and what it is called.
-_REFUSED = {
-    "use_dora": "DoRA",
-    "use_qalora": "QALoRA",
-    "use_bdlora": "BD-LoRA",
-    "kasa_config": "KaSA",
-    "arrow_config": "Arrow routing",
-    "alora_invocation_tokens": "activated LoRA",
-    "layer_replication": "layer replication",
-    "target_parameters": "factors on bare parameters (target_parameters)",
-    "trainable_token_indices": "trained single tokens (trainable_token_indices)",
-    "lora_bias": "biases in the factors (lora_bias)",
-}
-# Starts from which the base itself was changed, and the file holds the way from that changed base.
-_MOVED_BASES = ("pissa", "olora", "corda", "loftq", "lora_ga")
-_WAY_OUT = "load it with PEFT, merge_and_unload() and save_pretrained(), and name that folder"
-
-
-@dataclass(frozen=True)
-class LowRank:
-    """The update of one tensor.
-
-    Attributes:
-        module: as the adapter calls it.
-        left, right: names of the factors whose product, of [rows, r] and [r, columns], is added (B and A, as a rule).
-        rank: r.
-        scale: what the product is multiplied with.
-        transposed: whether the tensor is laid out as (B A)^T, so that `left` is A's and `right` B's transpose.
-    """
-
-    module: str
-    left: str
-    right: str
-    rank: int
-    scale: float
-    transposed: bool
 
 
 @dataclass
@@ -115,10 +78,10 @@ class Adapter:
         if not (folder / CONFIG).exists():
             raise UserError(f"{label}: is no adapter: it has no {CONFIG}")
         config = read_json(folder / CONFIG)
-        settings = _Settings(folder / CONFIG, label, config)
+        settings = AdapterConfig(folder / CONFIG, label, config)
         weights = _open_weights(folder, label)
         factors, saved, copies = _sorted_out(label, weights, settings)
-        updates = {module: settings.update(module, weights, sides) for module, sides in sorted(factors.items())}
+        updates = {module: settings.update(module, weights.tensors, sides) for module, sides in sorted(factors.items())}
         if not updates and not saved:
             raise CheckpointError(f"{label}: holds no LoRA factors")
         return cls(folder, label, config, updates, saved, copies, weights, commit)
@@ -197,7 +160,7 @@ def _open_weights(folder: Path, label: str) -> Checkpoint:
 
 
 def _sorted_out(
-    label: str, weights: Checkpoint, settings: _Settings
+    label: str, weights: Checkpoint, settings: AdapterConfig
 ) -> tuple[dict[str, dict[str, str]], dict[str, str], dict[str, str]]:
     """Factors by module, `A` and `B` (or `embedding_A`, ...) -> tensor; whole tensors and copies, by the base's name."""
     factors: dict[str, dict[str, str]] = {}
@@ -214,102 +177,12 @@ def _sorted_out(
             copies[plain.replace(".base_layer.", ".")] = name
         elif odd := _OTHER_FACTOR.search(plain):
             kind = "DoRA" if "magnitude" in odd[1] else odd[1]
-            raise UserError(f"{label}: holds {name!r}: {kind} cannot be added on the fly; {_WAY_OUT}")
+            raise UserError(f"{label}: holds {name!r}: {kind} cannot be added on the fly; {WAY_OUT}")
         elif settings.saves(plain):
             saved[plain.replace(".modules_to_save.default", "").replace(".modules_to_save", "")] = name
         else:
-            raise UserError(f"{label}: holds {name!r}, which is no LoRA factor and in none of modules_to_save; {_WAY_OUT}")
+            raise UserError(f"{label}: holds {name!r}, which is no LoRA factor and in none of modules_to_save; {WAY_OUT}")
     return factors, saved, copies
-
-
-class _Settings:
-    """adapter_config.json, checked."""
-
-    def __init__(self, path: Path, label: str, config: Mapping[str, Any]) -> None:
-        self._path, self._label, self._config = path, label, config
-        kind = config.get("peft_type")
-        if kind != "LORA":
-            raise UserError(f"{label}: is an adapter of the type {_short(kind)}; only LORA can be added on the fly: {_WAY_OUT}")
-        for key, name in _REFUSED.items():
-            if config.get(key):
-                raise UserError(f"{label}: uses {name}, which cannot be added on the fly; {_WAY_OUT}")
-        if config.get("bias", "none") != "none":
-            raise UserError(f"{label}: trained biases too (bias: {_short(config['bias'])}); {_WAY_OUT}")
-        start = config.get("init_lora_weights")
-        if isinstance(start, str) and start.lower().startswith(_MOVED_BASES):
-            raise UserError(
-                f"{label}: was started with {start!r}, which changed its base: the factors alone are not it; {_WAY_OUT}"
-            )
-        self._ranks = self._pattern("rank_pattern", whole=True)
-        self._alphas = self._pattern("alpha_pattern", whole=False)
-        self._rank = self._number("r", 8, whole=True)
-        self._alpha = self._number("lora_alpha", 8, whole=False)
-
-    def saves(self, name: str) -> bool:
-        """Whether a tensor belongs to one of `modules_to_save`."""
-        listed = self._config.get("modules_to_save") or []
-        if not isinstance(listed, list) or not all(isinstance(module, str) for module in listed):
-            raise CheckpointError(f"{self._path}: modules_to_save is {_short(listed)}, not a list of names")
-        # PEFT's rule: every module whose name ends so, and what is in it.
-        parts = name.split(".")
-        modules = [".".join(parts[:count]) for count in range(1, len(parts))]
-        return any(module.endswith(wanted) for wanted in listed for module in modules)
-
-    def update(self, module: str, weights: Checkpoint, sides: Mapping[str, str]) -> LowRank:
-        embedding = any(side.startswith("embedding_") for side in sides)
-        prefix = "embedding_" if embedding else ""
-        if sides.keys() != {prefix + "A", prefix + "B"}:
-            raise CheckpointError(f"{self._label}: module {module!r} has {' and '.join(sorted(sides))} of its two factors")
-        a, b = weights.tensors[sides[prefix + "A"]], weights.tensors[sides[prefix + "B"]]
-        self._check_factors(module, a, b)
-        rank, alpha = self._found(self._ranks, module, self._rank), self._found(self._alphas, module, self._alpha)
-        if a.shape[0] != rank:
-            raise CheckpointError(f"{self._label}: module {module!r} has factors of rank {a.shape[0]}, {CONFIG} says {rank:g}")
-        scale = alpha / math.sqrt(rank) if self._config.get("use_rslora") else alpha / rank
-        transposed = embedding or bool(self._config.get("fan_in_fan_out"))
-        left, right = (a.name, b.name) if transposed else (b.name, a.name)
-        return LowRank(module, left, right, int(rank), scale, transposed)
-
-    def _check_factors(self, module: str, a: StoredTensor, b: StoredTensor) -> None:
-        if len(a.shape) != 2 or len(b.shape) != 2:
-            raise UserError(f"{self._label}: module {module!r} has factors of {len(a.shape)} dimensions; {_WAY_OUT}")
-        if a.shape[0] != b.shape[1] or 0 in a.shape or 0 in b.shape:
-            raise CheckpointError(
-                f"{self._label}: module {module!r} has the factors {list(a.shape)} and {list(b.shape)}, which make no product"
-            )
-
-    def _found(self, pattern: Mapping[str, float], module: str, usual: float) -> float:
-        # PEFT's rule: the first key that matches the end of the name, as a regular expression.
-        for key, value in pattern.items():
-            if re.match(rf"(.*\.)?({key})$", module):
-                return value
-        return usual
-
-    def _pattern(self, key: str, whole: bool) -> dict[str, float]:
-        found = self._config.get(key) or {}
-        if not isinstance(found, dict):
-            raise CheckpointError(f"{self._path}: {key} is {_short(found)}, not a mapping")
-        for name in found:
-            try:
-                re.compile(name)
-            except (re.error, RecursionError, OverflowError):
-                raise CheckpointError(f"{self._path}: {key} has {name[:60]!r}, which is no pattern") from None
-        return {name: _checked(f"{self._path}: {key}[{name[:60]!r}]", value, whole) for name, value in found.items()}
-
-    def _number(self, key: str, usual: float, whole: bool) -> float:
-        return _checked(f"{self._path}: {key}", self._config.get(key, usual), whole)
-
-
-def _checked(where: str, value: object, whole: bool) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise CheckpointError(f"{where} is {_short(value)}, not a number")
-    if whole and (value != int(value) or not 1 <= value < 1 << 31):
-        raise CheckpointError(f"{where} is {_short(value)}, not a rank")
-    return float(value)
-
-
-def _short(value: object) -> str:
-    return repr(value)[:60]
 
 
 def adapt(checkpoint: Checkpoint, adapter: Adapter, label: str) -> Checkpoint:
@@ -355,7 +228,7 @@ def _tensor_of(wanted: str, checkpoint: Checkpoint, adapter: Adapter) -> str:
     if wanted in tensors:
         return wanted
     if wanted == HEAD:
-        raise UserError(f"{adapter.label}: changes the head, which {checkpoint.label} has tied to its embeddings; {_WAY_OUT}")
+        raise UserError(f"{adapter.label}: changes the head, which {checkpoint.label} has tied to its embeddings; {WAY_OUT}")
     parts = wanted.split(".")
     tail = ".".join(parts[parts.index("layers") :] if "layers" in parts else parts[-2:])
     found = [name for name in tensors if name.endswith(f".{tail}") or name == tail]

@@ -18,7 +18,8 @@ from modist.checkpoint.header import StoredTensor, read_header
 from modist.errors import CheckpointError, UserError
 
 if TYPE_CHECKING:
-    from modist.checkpoint.adapter import Adapter, LowRank
+    from modist.checkpoint.adapter import Adapter
+    from modist.checkpoint.adapter_config import LowRank
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"

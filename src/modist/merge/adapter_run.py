@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from modist.checkpoint.adapter import CONFIG, WEIGHTS, Adapter
+from modist.checkpoint.adapter import WEIGHTS, Adapter
+from modist.checkpoint.adapter_config import CONFIG
 from modist.checkpoint.dtype import all_finite, narrow
 from modist.checkpoint.header import identity
 from modist.checkpoint.shards import Shard, ShardFiles, lay_out

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from modist.checkpoint.adapter import CONFIG, PREFIX, Adapter, LowRank
+from modist.checkpoint.adapter import PREFIX, Adapter
+from modist.checkpoint.adapter_config import CONFIG, LowRank
 from modist.checkpoint.dtype import HOLDERS, NAMES
 from modist.errors import UserError
 from modist.merge.layer import layer_of

@@ -8,7 +8,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ from modist.merge.plan import Plan, check_recipe, make_plan
 from modist.merge.report import MergeReport, peak_memory
 from modist.merge.share import ParentShare, shares
 from modist.recipe import Recipe, load_recipe
-from modist.report.card import Parent, licence_of, model_card
+from modist.report.card import Parent, common_licence, licence_of, model_card
 from modist.version import VERSION
 
 
@@ -285,8 +285,7 @@ def _write_rest(
     index = index_json(shards)
     if index is not None:
         small[INDEX] = index.encode()
-    folders = {checkpoint.label: checkpoint.folder for checkpoint in prepared.checkpoints.values()}
-    parents = [Parent(entry.name, licence_of(folders[entry.name]), entry.phrase) for entry in given]
+    parents = [_on_card(prepared, entry) for entry in given]
     card = model_card(staging.out.name, plan.method.name, plan.method.source, parents, text, seed, VERSION)
     small["README.md"] = card.encode("utf-8", "replace")
     for name, data in small.items():
@@ -362,6 +361,19 @@ def _check_space(out: Path, needed: int, staging: Staging, resume: bool) -> None
         free += sum(path.stat().st_blocks * 512 for path in staging.model.iterdir() if path.is_file())
     if free < needed:
         raise MergeError(f"{out}: the disk is full: the result needs {needed:,} bytes, {free:,} are free")
+
+
+def _on_card(prepared: Prepared, given: ParentShare) -> Parent:
+    reference, checkpoint = next(
+        (reference, checkpoint)
+        for reference in prepared.recipe.models
+        if (checkpoint := prepared.checkpoints[str(reference)]).label == given.name
+    )
+    licence = licence_of(checkpoint.folder)
+    if checkpoint.adapter is None or reference.lora is None:
+        return Parent(given.name, licence, given.phrase)
+    models = (replace(reference, adapter=None).name, reference.lora.name)
+    return Parent(given.name, common_licence(licence, licence_of(checkpoint.adapter.folder)), given.phrase, models)
 
 
 def _folders(prepared: Prepared) -> dict[str, Path]:

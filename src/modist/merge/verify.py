@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from modist.checkpoint.adapter import CONFIG, Adapter
+from modist.checkpoint.adapter import Adapter
+from modist.checkpoint.adapter_config import CONFIG
 from modist.checkpoint.dtype import all_finite
 from modist.checkpoint.folder import Checkpoint
 from modist.checkpoint.staging import MANIFEST

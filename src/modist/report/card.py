@@ -14,11 +14,15 @@ _LICENCE_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Parent:
-    """One model on the card: its name, its licence (None where it states none), what it gave (a phrase)."""
+    """One model on the card: its name, its licence (None where it states none), what it gave (a phrase).
+
+    `models` are what the hub should link it to, where that is not `name`: a model and the adapter on it.
+    """
 
     name: str
     licence: str | None
     gave: str
+    models: tuple[str, ...] = ()
 
 
 def front_matter(folder: Path) -> dict[str, Any]:
@@ -46,6 +50,13 @@ def licence_of(folder: Path) -> str | None:
     return licence if isinstance(licence, str) else None
 
 
+def common_licence(model: str | None, adapter: str | None) -> str | None:
+    """The licence of a model with an adapter on it, from what each states."""
+    if adapter is None or adapter == model:
+        return model
+    return f"other ({model or 'not stated'}; the adapter's: {adapter})"
+
+
 def model_card(
     name: str,
     method: str,
@@ -69,7 +80,7 @@ def model_card(
     """
     licences = {parent.licence for parent in parents}
     meta: dict[str, Any] = {
-        "base_model": [parent.name for parent in parents],
+        "base_model": list(dict.fromkeys(model for parent in parents for model in parent.models or (parent.name,))),
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
         "tags": ["merge", "modist", method],

@@ -1,6 +1,6 @@
-"""One model's tensors, as they are or scaled: what stacks are made of.
+"""One model's tensors, as they are or scaled: what layer stacking is made of.
 
-Source: mergekit's `passthrough` (Goddard et al. 2024, arXiv 2403.13257), which has no equation but theta = scale * theta_1.
+Source: mergekit 0.1.5's `passthrough`; Kim et al. 2023, SOLAR (arXiv 2312.15166), section 2, stacks layers so.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from modist.merge.tensor import Answer, Block, Copy, Tensor
 
 
 def merge(tensor: Tensor) -> Answer:
-    """theta = scale * theta_1; bit for bit theta_1 where scale is 1."""
-    scale = tensor.number("scale", 0)
+    """theta = scale * theta_1; at 1 the stored bits."""
+    scale = np.float32(tensor.number("scale", 0))
     if scale == 1:
         return Copy(0)
 
     def blend(block: Block) -> Floats:
         values = block[0]
-        np.multiply(values, np.float32(scale), out=values)
+        np.multiply(values, scale, out=values)
         block.note("taken 0", len(block))
         return values
 
@@ -29,10 +29,10 @@ def merge(tensor: Tensor) -> Answer:
 
 PASSTHROUGH = Method(
     name="passthrough",
-    summary="one model's tensors as they are, or scaled; with slices, layers stacked or left out",
-    source="mergekit's passthrough; Goddard et al. 2024, arXiv 2403.13257",
+    summary="one model's tensors, as they are or times `scale`",
+    source="Kim et al. 2023, SOLAR, arXiv 2312.15166, section 2 (stacking); `scale` as in mergekit 0.1.5",
     merge=merge,
-    parameters=(Parameter("scale", "factor on the tensor", default=1.0, scope="input"),),
+    parameters=(Parameter("scale", "what every element is multiplied by", 1.0, "input"),),
     inputs=(1, 1),
     reports="share",
 )
