@@ -14,6 +14,7 @@ from modist.checkpoint.hub_push import check_destination
 from modist.errors import CheckpointError, HubError, ModistError, UserError
 from modist.merge import merge
 from modist.merge.publish import push
+from modist.merge.verify import verify
 from tests.checkpoint.hub_server import HubServer
 from tests.tiny_models import plain_trio, write_recipe
 
@@ -88,6 +89,17 @@ def test_what_was_sent_is_not_sent_twice_and_old_weights_go(hub: HubServer, fold
     assert len(hub.large) == sent and hub.messages == ["first", "second"] and not done.created
     assert set(done.removed) == {"model-00009-of-00009.safetensors", "pytorch_model.bin", "tokenizer.json"}
     assert there(hub) == {**contents(folder), "notes.md": b"kept"}
+
+
+def test_an_edited_card_goes_too(hub: HubServer, folder: Path) -> None:
+    card = folder / "README.md"
+    card.write_text(card.read_text().replace("- one", "- ada/one") + "\nIt tells stories.\n")
+    done = push(folder, REPO)
+    assert there(hub)["README.md"].endswith(b"stories.\n") and done.warnings[0].startswith("the card's base_model names two,")
+    assert verify(folder).passed and "README.md was edited" in verify(folder).checks[0].detail
+    card.unlink()
+    with pytest.raises(CheckpointError, match=r"README\.md is missing"):
+        push(folder, REPO)
 
 
 def test_a_branch(hub: HubServer, folder: Path) -> None:

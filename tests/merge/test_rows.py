@@ -68,6 +68,21 @@ def test_any_piece_of_any_alignment(data: st.DataObject, width: int) -> None:
         assert np.array_equal(made.floats(start, stop), whole(made).reshape(-1)[start:stop])
 
 
+def test_means_of_those_who_have_a_token() -> None:
+    tables = [np.full((2, 1), value, np.float32) for value in (1, 2, 6)]
+    holders = [Holder({"x": 0}, 2), Holder({"x": 1, "y": 0}, 2), Holder({"y": 1}, 2)]
+    alignment = align({"x": 0, "y": 1, "w": 2}, [*holders, Holder({"w": 0}, 1)])
+    made = AlignedRows(3, [*map(InMemory, tables), InMemory(np.zeros((1, 1), np.float32))], alignment)
+    assert made.floats(0, 3).tolist() == [1.5, 4, 0]
+
+
+def test_a_run_is_one_only_if_every_row_follows() -> None:
+    table = np.arange(4, dtype=np.float32)[:, None]
+    tokens = {"a": 0, "b": 1, "c": 2, "d": 3}
+    made = AlignedRows(0, [InMemory(table)], align({"a": 0, "c": 1, "b": 2, "d": 3}, [Holder(tokens, 4)]))
+    assert made.floats(0, 4).tolist() == [0, 2, 1, 3]
+
+
 @pytest.fixture
 def stored(tmp_path: Path) -> list[FromCheckpoint]:
     """A bfloat16 and a float32 table of 300 and 500 rows of 7, and a bias of each, on disk."""

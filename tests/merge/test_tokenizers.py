@@ -10,12 +10,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from modist.errors import ModistError, RecipeError, UserError
+from modist.errors import CheckpointError, ModistError, RecipeError, UserError
 from modist.merge import merge as merge_models
 from modist.merge import prepare
 from modist.merge.compare import refuse
 from modist.merge.manifest import read_manifest
-from tests.tiny_models import encode, llama_config, llama_shapes, random_tensors, read_folder, write_folder, write_recipe
+from tests.tiny_models import (
+    Tensor,
+    encode,
+    llama_config,
+    llama_shapes,
+    random_tensors,
+    read_folder,
+    write_folder,
+    write_recipe,
+)
 from tests.vocabulary.tiny_tokenizers import CONFIG, SHARED, letters, loaded, words, write_tokenizer
 
 EXPERTS = Path(__file__).parents[2] / "examples" / "experts"
@@ -320,6 +329,37 @@ def test_experts_of_one_tokenizer_merge_under_any_source(tmp_path: Path, merge: 
         assert (out / "tokenizer.json").read_bytes() == (plain / "tokenizer.json").read_bytes()
 
 
+def test_trained_models_one_with_a_token_more(tmp_path: Path, merge: Callable[..., Path]) -> None:
+    """All the weight on the one that has it: the union speaks as that model did, whatever stands first."""
+    transformers = pytest.importorskip("transformers")
+    source = SHARED / "models" / "stories260K-ft-grimm"
+    if not source.is_dir():
+        pytest.skip(f"{source} is not here")
+    tuned = tmp_path / "tuned"
+    tuned.mkdir()
+    (tuned / "tokenizer_config.json").write_bytes((source / "tokenizer_config.json").read_bytes())
+    data = json.loads((source / "tokenizer.json").read_text())
+    data["added_tokens"].append({**data["added_tokens"][-1], "id": 512, "content": "<story>"})
+    (tuned / "tokenizer.json").write_text(json.dumps(data))
+    tensors = read_folder(source)
+    old = tensors[EMBEDDING]
+    tensors[EMBEDDING] = Tensor(old.dtype, np.concatenate([old.bits, old.bits[17:18]]))
+    write_folder(tuned, tensors, config_of(source) | {"vocab_size": 513})
+    base = SHARED / "models" / "stories260K"
+    text = "<story> Once upon a time there was"
+
+    def says(folder: Path) -> str:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+        speaker = transformers.AutoModelForCausalLM.from_pretrained(folder)
+        ids = tokenizer(text, return_tensors="pt", return_token_type_ids=False)
+        return str(tokenizer.decode(speaker.generate(**ids, max_new_tokens=20, do_sample=False)[0]))
+
+    out = merge(recipe([base, tuned], (0, 1), tokenizer_source="union"))
+    assert tokens_of(out) == tokens_of(tuned) and says(out) == says(tuned)
+    table = read_folder(out)
+    assert all(np.array_equal(table[name].bits, tensors[name].bits) for name in tensors)
+
+
 def test_a_union_of_merged_letters_loads_and_generates(tmp_path: Path, merge: Callable[..., Path]) -> None:
     """Ordinary tokens that only one parent has, an added token that only the other has."""
     transformers = pytest.importorskip("transformers")
@@ -372,6 +412,23 @@ def test_a_named_tokenizer_class_loads_the_union(family: str, tmp_path: Path, me
         assert {tokens_of(out)[f"<|{part.name}|>"] for part in parts} < set(ids)
 
 
+# -------------------------------------------------------------- with slices
+
+
+def test_a_union_of_stacked_layers(tmp_path: Path, merge: Callable[..., Path]) -> None:
+    """The bottom slice's models give the embeddings, the top one's the head; a token only the other has comes from there."""
+    one = model(tmp_path / "one", words(WORDS, ["<x>"]), 1)
+    two = model(tmp_path / "two", words(WORDS[::-1], ["<y>"]), 2)
+    slices = [{"sources": [{"model": str(folder), "layer_range": [0, 2]}]} for folder in (one, two)]
+    out = merge({"merge_method": "passthrough", "slices": slices, "tokenizer_source": "union"})
+    made, head = rows(out), rows(out, HEAD)
+    mine, theirs = rows(one), rows(two, HEAD)
+    assert all(np.array_equal(made[token], mine[token]) for token in mine)
+    assert all(np.array_equal(head[token], theirs[token]) for token in theirs)
+    assert np.array_equal(made["<y>"], rows(two)["<y>"]) and np.array_equal(head["<x>"], rows(one, HEAD)["<x>"])
+    assert config_of(out)["num_hidden_layers"] == 4 and config_of(out)["vocab_size"] == len(made) == 17
+
+
 # -------------------------------------------------------------- what is refused
 
 
@@ -422,6 +479,19 @@ def test_both_keys(one: Path, two: Path, tmp_path: Path) -> None:
     assert "tokenizer_source: 'tokenizer' says it already" in found
 
 
+@pytest.mark.parametrize(
+    "keys", [{"tokenizer": {"source": "union"}}, {"tokenizer_source": "base"}, {"chat_template": "chatml"}]
+)
+def test_a_search_says_that_it_has_no_such_key(keys: dict[str, Any], tmp_path: Path) -> None:
+    from modist.search.genes import make_genome
+    from modist.search.settings import SearchSettings
+
+    parents = [model(tmp_path / name, words(WORDS), seed) for seed, name in enumerate("ab")]
+    prepared = prepare(write_recipe(tmp_path / "r.yml", recipe(parents, **keys)))
+    with pytest.raises(RecipeError, match="candidates run inside the donor's model with its own tokenizer and template"):
+        make_genome(prepared.plan, SearchSettings())
+
+
 def test_tokenizers_that_do_not_go_together(one: Path, tmp_path: Path) -> None:
     other = model(tmp_path / "other", letters([("a", "b")]), 3)
     found = _error(tmp_path, recipe([one, other], tokenizer_source="union"))
@@ -452,6 +522,32 @@ def test_tokenizers_that_cannot_be_read(one: Path, two: Path, tmp_path: Path) ->
     (one / "tokenizer.json").unlink()
     (two / "tokenizer.model").unlink()
     assert "one has no tokenizer.json, so there is no vocabulary to align to" in _error(tmp_path, both)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"])
+def test_links_out_of_a_folder_are_refused(name: str, one: Path, two: Path, tmp_path: Path) -> None:
+    """Whatever a union or a voted template would put into the result."""
+    secret = tmp_path / "secret"
+    secret.write_bytes((two / name).read_bytes() if (two / name).exists() else b"{{ secret }}")
+    (two / name).unlink(missing_ok=True)
+    (two / name).symlink_to(secret)
+    keys = {"chat_template": "auto"} if name.endswith("jinja") else {}
+    for source in ("union", str(two)):
+        with pytest.raises(CheckpointError, match=rf"{name}: is a link to .*secret, outside the model's folder"):
+            merge_models(
+                write_recipe(tmp_path / "r.yml", recipe([one, two], tokenizer_source=source, **keys)), tmp_path / "out"
+            )
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_a_base_of_another_form_is_carried_where_nothing_needs_aligning(tmp_path: Path, merge: Callable[..., Path]) -> None:
+    """`tokenizer_source: base` stands in many recipes for nothing more than this."""
+    parts = [model(tmp_path / name, words(WORDS), seed) for seed, name in enumerate("ab")]
+    for part in parts:
+        (part / "tokenizer.json").rename(part / "tokenizer.model")
+    out = merge(recipe(parts, tokenizer_source="base"))
+    assert (out / "tokenizer.model").read_bytes() == (parts[0] / "tokenizer.model").read_bytes()
+    assert len(read_folder(out)[EMBEDDING].bits) == 15
 
 
 def test_a_parent_without_a_tokenizer_has_the_bases(one: Path, two: Path, merge: Callable[..., Path]) -> None:

@@ -130,6 +130,15 @@ def test_one_that_extends_the_other_is_the_union() -> None:
     assert unite([two, one]).tokenizer is two
 
 
+def test_a_token_its_owner_never_makes_gets_no_bridge() -> None:
+    """`aa` comes first, so the pair (`a`, `aba`) is never met."""
+    dead = [("a", "a"), ("a", "b"), ("ab", "a"), ("a", "aba")]
+    one, two = read(letters([])), read(letters(dead), "two")
+    assert loaded(two.data).encode("aaba").tokens == ["aa", "b", "a"]
+    united = unite([one, two])
+    assert united.tokenizer.merges == two.merges and united.remarks == ()
+
+
 def test_unreachable_tokens_are_counted() -> None:
     joined = join(
         [("b", "c"), ("d", "e")],

@@ -48,6 +48,15 @@ def read_json(path: Path) -> dict[str, Any]:
     return data
 
 
+def refuse_link_out(path: Path, folder: Path) -> None:
+    """Let no file of a model's folder be a link to what lies elsewhere; CheckpointError where one is."""
+    real, home = path.resolve(), folder.resolve()
+    # The hub's cache keeps snapshots as links into the repository's own blobs.
+    allowed = (home, home.parent.parent / "blobs")
+    if not any(real.is_relative_to(place) for place in allowed):
+        raise CheckpointError(f"{path}: is a link to {real}, outside the model's folder")
+
+
 @dataclass
 class Checkpoint:
     """One model, open for reading.

@@ -143,6 +143,12 @@ def plan_adapters(recipe: Recipe) -> AdapterPlan:
         raise document.error("adapters are merged whole; list them under models", "slices")
     if recipe.scaling is not None:
         raise document.error("statistics are of models, not of adapters", "scaling")
+    if recipe.tokenizer is not None:
+        raise document.error(
+            "an adapter has no vocabulary to align; write each model as BASE+ADAPTER", recipe.tokenizer.path[0]
+        )
+    if recipe.chat_template is not None:
+        raise document.error("an adapter carries no chat template; write each model as BASE+ADAPTER", "chat_template")
     check_parameters(recipe, method)
     adapters = tuple(open_adapter(source.model) for source in recipe.slices[0].sources)
     warnings = _check_bases(adapters)

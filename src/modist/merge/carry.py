@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 from modist.checkpoint.dtype import TORCH_NAMES
-from modist.checkpoint.folder import Checkpoint, read_json
+from modist.checkpoint.folder import Checkpoint, read_json, refuse_link_out
 from modist.errors import CheckpointError
 from modist.merge.layer_lists import restack
 from modist.merge.plan import Plan
@@ -94,17 +93,9 @@ def carried_files(donor: Checkpoint, allow_code: bool) -> dict[str, bytes]:
     for path in sorted(donor.folder.iterdir()):
         wanted = path.name in CARRIED or path.name.endswith(_CARRIED_SUFFIXES) or (allow_code and path.suffix == ".py")
         if wanted and path.is_file():
-            _refuse_link_out(path, donor.folder)
+            refuse_link_out(path, donor.folder)
             try:
                 found[path.name] = path.read_bytes()
             except OSError as error:
                 raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
     return found
-
-
-def _refuse_link_out(path: Path, folder: Path) -> None:
-    real, home = path.resolve(), folder.resolve()
-    # The hub's cache keeps snapshots as links into the repository's own blobs.
-    allowed = (home, home.parent.parent / "blobs")
-    if not any(real.is_relative_to(place) for place in allowed):
-        raise CheckpointError(f"{path}: is a link to {real}, outside the model's folder")

@@ -212,7 +212,7 @@ def _vocabulary(plan: Plan, allow: frozenset[str]) -> Aspect:
     return Aspect("vocabulary", values, "allowed" if "vocabulary" in allow else "error", reason)
 
 
-def _same_tokens(one: dict[str, int] | None, two: dict[str, int] | None) -> bool:
+def _same_tokens(one: Mapping[str, int] | None, two: Mapping[str, int] | None) -> bool:
     return one is None or two is None or one == two
 
 
@@ -224,9 +224,15 @@ def _templates(plan: Plan) -> Aspect:
     values = tuple(kinds[template] for template in templates)
     if len(set(values)) == 1:
         return Aspect("template", values)
-    return Aspect(
-        "template", values, "note", plan.template.whose if plan.template else f"the result carries {plan.donor.label}'s"
-    )
+    return Aspect("template", values, "note", _whose_template(plan))
+
+
+def _whose_template(plan: Plan) -> str:
+    if plan.template is not None:
+        return plan.template.whose
+    option = plan.recipe.tokenizer
+    named = option is not None and option.source not in ("base", "union")
+    return f"the result carries {option.source if option is not None and named else plan.donor.label}'s"
 
 
 def _extra(plan: Plan, allow: frozenset[str]) -> Aspect | None:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from modist.checkpoint.folder import Checkpoint
+from modist.checkpoint.folder import Checkpoint, refuse_link_out
 from modist.errors import UserError
 from modist.recipe import Recipe
 from modist.vocabulary.chat_template import (
@@ -56,6 +56,9 @@ def plan_template(
     Args:
         inputs, donor: of the plan.
         tokens: of the result's tokenizer, None where they are not known.
+
+    Raises:
+        CheckpointError: a parent's template is a link out of its folder.
     """
     asked = recipe.chat_template
     if asked is None:
@@ -64,6 +67,9 @@ def plan_template(
     if asked == AUTO:
         # The donor first: of templates equally common, its own is the one its tokens were made for.
         parents = [donor, *(checkpoint for checkpoint in inputs if checkpoint is not donor)]
+        for parent in parents:
+            for name in (FILE, "tokenizer_config.json"):
+                refuse_link_out(parent.folder / name, parent.folder)
         own = [folder_template(parent.folder) for parent in parents]
         text = most_common(own)
         if text is None:

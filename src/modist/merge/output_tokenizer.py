@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from modist.checkpoint.folder import Checkpoint, read_json
+from modist.checkpoint.folder import Checkpoint, read_json, refuse_link_out
 from modist.errors import CheckpointError, RecipeError, UserError, nearest
 from modist.merge.vocabulary import Vocabulary
 from modist.recipe import ModelReference, Recipe
@@ -49,10 +50,12 @@ def plan_vocabulary(
     donor = models[str(recipe.donor)]
     parents = tuple(inputs) if any(donor is one for one in inputs) else (*inputs, donor)
     counts = [rows(checkpoint) or 0 for checkpoint in parents]
+    plain = option.source == "base" and not option.tokens and option.multiple is None
+    if plain and not (donor.folder / FILE).exists() and len(set(counts)) == 1:
+        # Nothing to align to, and nothing that must be: the base's tokenizer is carried as it is, whatever its form.
+        return None
     at = next(index for index, one in enumerate(parents) if one is donor)
     found = [_tokenizer(recipe, option, one.folder, one.label) for one in parents]
-    if all(tokenizer is None for tokenizer in found) and option.source == "base" and not option.tokens:
-        return None
     own = found[at]
     if own is None:
         raise recipe.document.error(f"{donor.label} has no {FILE}, so there is no vocabulary to align to", *option.path)
@@ -78,6 +81,7 @@ def plan_vocabulary(
     if folder is not None:
         special, remarks = _special_ids(donor, folder, own, united.tokenizer)
         warnings += remarks
+    files = _files(united, folder)
     vocabulary = Vocabulary(
         parents=parents,
         lead=leader,
@@ -86,8 +90,9 @@ def plan_vocabulary(
         option=option,
         wishes=wishes,
         base=base,
-        files=_files(united, folder),
+        files=files,
         special=special,
+        digest=sha256(files.get(FILE) or (donor.folder / FILE).read_bytes()).hexdigest(),
     )
     warnings += [recipe.document.where(*option.path) + " " + remark for remark in united.remarks]
     orphans = vocabulary.alignment(range(len(parents)), counts).orphans
@@ -120,6 +125,8 @@ def _padding(inputs: Sequence[Checkpoint], lead: int, counts: Sequence[int | Non
 
 def _tokenizer(recipe: Recipe, option: TokenizerOption, folder: Path, label: str) -> Tokenizer | None:
     try:
+        for name in (FILE, CONFIG):
+            refuse_link_out(folder / name, folder)
         return read_tokenizer(folder, label)
     except CheckpointError as error:
         raise CheckpointError(f"{recipe.document.where(*option.path)} {error}") from None
@@ -238,10 +245,14 @@ def _files(united: United, folder: Path | None) -> dict[str, bytes | None]:
     """The tokenizer's files, in place of the donor's."""
     files: dict[str, bytes | None] = {}
     if folder is not None:
-        files = {name: (folder / name).read_bytes() if (folder / name).is_file() else None for name in _WHOLE}
+        for name in _WHOLE:
+            refuse_link_out(folder / name, folder)
+            files[name] = (folder / name).read_bytes() if (folder / name).is_file() else None
     if united.grown:
         files |= dict.fromkeys(FORMER)
-        files[FILE] = (json.dumps(united.tokenizer.data, ensure_ascii=False, indent=2) + "\n").encode("utf-8", "surrogatepass")
+        # In one line: the standard library lays out a large file only slowly.
+        files[FILE] = json.dumps(united.tokenizer.data, ensure_ascii=False).encode("utf-8", "surrogatepass")
         if united.tokenizer.config:
-            files[CONFIG] = (json.dumps(united.tokenizer.config, ensure_ascii=False, indent=2) + "\n").encode()
+            text = json.dumps(united.tokenizer.config, ensure_ascii=False, indent=2) + "\n"
+            files[CONFIG] = text.encode("utf-8", "surrogatepass")
     return files

@@ -444,7 +444,7 @@ def _plan_tensor(recipe: Recipe, method: Method, place: Place, name: str, seed: 
 def _align(planned: PlannedTensor, vocabulary: Vocabulary) -> None:
     """Give a tensor with a row for each token the rows of the output's vocabulary."""
     tensor = planned.tensor
-    if planned.copied or not vocabulary.covers(tensor.name, tensor.sources[planned.lead]):
+    if planned.copied or not vocabulary.covers(tensor.name, tensor.sources[planned.lead], planned.members[planned.lead]):
         return
     everywhere = [open_source(parent, _stored_name(parent, tensor.name)) for parent in vocabulary.parents]
     tensor.sources = vocabulary.aligned(tensor.sources, planned.members, everywhere)
@@ -480,6 +480,7 @@ def _check_presence(plan: Plan) -> None:
                 raise UserError(
                     f"{source.model}: tensor {source.name!r} has the shape {list(source.shape)}, in {lead.model} it is"
                     f" {list(planned.tensor.shape)}: only tensors of one shape can be merged"
+                    + ("; 'tokenizer' in the recipe aligns vocabularies" if is_by_token(planned.name) else "")
                 )
             if source.dtype not in FLOATS and not planned.copied:
                 raise UserError(f"{source.model}: tensor {source.name!r} has the dtype {source.dtype}, not a float")

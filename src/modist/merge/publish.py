@@ -12,7 +12,7 @@ from modist.checkpoint.hub_push import push as push_files
 from modist.checkpoint.staging import MANIFEST
 from modist.errors import CheckpointError, UserError
 from modist.merge.manifest import read_manifest
-from modist.merge.verify import verify
+from modist.merge.verify import CARD, verify
 from modist.report.card import front_matter
 
 
@@ -71,7 +71,7 @@ def push(
 
     Raises:
         UserError: no result of modist, a name that cannot be one, or a public repository where `public` was not said.
-        CheckpointError: the folder does not verify.
+        CheckpointError: the folder does not verify (an edited card is no fault).
         HubError: the hub does not let it happen.
     """
     folder = Path(folder)
@@ -82,8 +82,8 @@ def push(
         raise CheckpointError(f"{folder} does not verify, so it is not pushed: {failed.name}: {failed.detail}")
     manifest = read_manifest(folder) or {}
     names = [*manifest["files"], MANIFEST]
-    if "README.md" not in names:
-        raise UserError(f"{folder}: has no README.md, and a model without its card is not pushed")
+    if CARD not in names:
+        raise UserError(f"{folder}: has no {CARD}, and a model without its card is not pushed")
     made = Push(
         folder=str(folder),
         repo=repo,

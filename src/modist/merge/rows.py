@@ -15,7 +15,7 @@ from modist.vocabulary.alignment import MEAN, MEAN_OF_ALL, Alignment, Ids
 Read = Callable[[TensorSource, int, int], Array]
 
 # Rows that lie within so many times their number are read as one piece and picked from it.
-_SPAN = 4
+_SPAN = 2
 _STEP = 1 << 18
 
 
@@ -39,6 +39,9 @@ class AlignedRows(TensorSource):
         shape = (1, alignment.rows) if _is_flat(mine) else (alignment.rows, *mine.shape[1:])
         super().__init__(mine.model, mine.name, mine.dtype, shape, alignment.rows * (mine.nbytes // rows))
         self.identity = ("rows", index, alignment.digest, *(source.name for source in sources if source.present))
+        most = max(source.reading_bytes for source in sources)
+        # Rows in another order are read with those between them, and laid out anew.
+        self.reading_bytes = most + 4 * _STEP * (_SPAN + 2)
         self._index, self._sources, self._alignment = index, sources, alignment
         self._mean: Floats | None = None
         self._lock = threading.Lock()

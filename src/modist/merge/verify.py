@@ -15,6 +15,7 @@ from modist.errors import CheckpointError, ModistError, UserError
 from modist.merge.hashing import sha256_file
 from modist.merge.manifest import RECIPE_FILE, read_manifest, recipe_digest
 
+CARD = "README.md"
 _STEP = 1 << 20
 
 
@@ -65,12 +66,17 @@ def verify(out: str | Path, recipe: str | Path | None = None) -> Verification:
 
 
 def _files(out: Path, files: dict[str, Any]) -> Check:
+    edited = ""
     for name, entry in files.items():
         path = out / name
         if Path(name).name != name or not isinstance(entry, dict):
             return Check("hashes", False, f"the manifest names {name!r}, which is no file of the folder")
         if not path.is_file():
             return Check("hashes", False, f"{name} is missing")
+        if name == CARD:
+            # People are meant to write into a card; it is no part of the model.
+            edited = "" if sha256_file(path) == entry.get("sha256") else f"; {CARD} was edited"
+            continue
         size = path.stat().st_size
         if size != entry.get("size"):
             return Check("hashes", False, f"{name} has {size} bytes, the manifest says {entry.get('size')}")
@@ -79,7 +85,8 @@ def _files(out: Path, files: dict[str, Any]) -> Check:
     strange = sorted(path.name for path in out.glob("*.safetensors*") if path.name not in files)
     if strange:
         return Check("hashes", False, f"{strange[0]} is not in the manifest")
-    return Check("hashes", True, f"{len(files)} files are as they were written")
+    count = len(files) - bool(edited)
+    return Check("hashes", True, f"{count} files are as they were written{edited}")
 
 
 def _opened(out: Path) -> Checkpoint:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from hashlib import sha256
 from typing import Any
 
 from modist.checkpoint.dtype import FLOATS
@@ -37,6 +35,7 @@ class Vocabulary:
         option: what the recipe asks for, or None.
         wishes: token -> what it is made from.
         base: which parent is the base, or None.
+        digest: SHA-256 of the result's tokenizer.json.
         special: file (config or generation config) -> `..._token_id` -> id, where they are not the donor's.
         warnings: remarks.
     """
@@ -49,6 +48,7 @@ class Vocabulary:
     wishes: Mapping[str, Wish] = field(default_factory=dict)
     base: int | None = None
     files: Mapping[str, bytes | None] = field(default_factory=dict)
+    digest: str = ""
     special: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     _alignments: dict[Any, Alignment] = field(default_factory=dict, repr=False)
@@ -63,10 +63,10 @@ class Vocabulary:
         """As if every parent took part, with the rows of their embeddings."""
         return self.alignment(range(len(self.parents)), [holder.rows for holder in self.holders])
 
-    @staticmethod
-    def covers(name: str, source: TensorSource) -> bool:
-        """Whether a tensor has a row for each token, given the lead's copy."""
-        return is_by_token(name) and source.present and source.dtype in FLOATS and source.size > 0
+    def covers(self, name: str, source: TensorSource, member: int) -> bool:
+        """Whether a tensor has a row for each token, given one parent's copy."""
+        has_rows = source.present and source.dtype in FLOATS and source.size > 0
+        return has_rows and is_by_token(name) and rows_of(source) == self.holders[member].rows
 
     def alignment(self, taking_part: Sequence[int], rows: Sequence[int]) -> Alignment:
         """The rows of a tensor, made once for each set of parents.
@@ -130,12 +130,7 @@ class Vocabulary:
         made = self.tokenizer
         told: dict[str, Any] = {"rows": whole.rows, "alignment": whole.digest}
         if made is not None and self.option is not None:
-            text = json.dumps([made.data, made.config], sort_keys=True, ensure_ascii=False)
-            told |= {
-                "source": str(self.option.source),
-                "tokens": len(made.tokens),
-                "tokenizer": sha256(text.encode()).hexdigest(),
-            }
+            told |= {"source": str(self.option.source), "tokens": len(made.tokens), "tokenizer": self.digest}
         names = [parent.label for parent in self.parents]
         return told | {"filled": dict(zip(names, whole.filled, strict=True))}
 

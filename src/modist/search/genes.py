@@ -64,6 +64,13 @@ def make_genome(plan: Plan, settings: SearchSettings, allow: frozenset[str] = fr
         )
     if adapted := next((model for model in (*plan.inputs, plan.donor) if model.adapter is not None), None):
         raise UserError(f"{adapted.label}: candidates are merges of whole models; merge the adapter into its base first")
+    if plan.recipe.tokenizer is not None or plan.template is not None:
+        key = "chat_template" if plan.recipe.tokenizer is None else plan.recipe.tokenizer.path[0]
+        raise plan.recipe.document.error(
+            "candidates run inside the donor's model with its own tokenizer and template; search without this key and add it to"
+            " the recipe found",
+            key,
+        )
     genome = _Making(plan, settings).genome(allow)
     # A parent whose weight is 0 in the recipe is not looked at there; here it may get one.
     inside = genome.vector(np.full(len(genome), 0.61))

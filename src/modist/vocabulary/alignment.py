@@ -14,8 +14,9 @@ and rows behind the last token (padding to a multiple) are the mean of the paren
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +38,11 @@ class Holder:
         """The token's row, -1 where there is none."""
         found = self.tokens.get(token, -1)
         return found if 0 <= found < self.rows else -1
+
+    def row_of(self, tokens: Collection[str]) -> Ids:
+        """The same for many; int64 [tokens]."""
+        found = np.fromiter((self.tokens.get(token, -1) for token in tokens), np.int64, len(tokens))
+        return np.where(found < self.rows, found, -1)
 
 
 @dataclass(frozen=True)
@@ -77,7 +83,7 @@ class Alignment:
         """For each parent how many tokens it lacks or must give up; padding does not count."""
         return tuple(int((own[: self.tokens] < 0).sum()) for own in self.own)
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """SHA-256 of all of it, hexadecimal."""
         whole = hashlib.sha256(str((self.own.shape, self.tokens)).encode())
@@ -107,37 +113,50 @@ def align(
         gaps: the parent whose ids the output has, so that its rows stand at ids without a token; None for zeros there.
         multiple: pad to a multiple of so many rows.
     """
-    first = range(len(holders)) if taking_part is None else taking_part
+    first = list(range(len(holders)) if taking_part is None else taking_part)
     size = 1 + max(output.values(), default=-1)
     rows = size if not multiple else -(-size // multiple) * multiple
+    ids = np.fromiter(output.values(), np.int64, len(output))
     held = np.full((len(holders), rows), -1, np.int64)
     parent, row = np.full(rows, MEAN_OF_ALL, np.int64), np.zeros(rows, np.int64)
     parent[:size] = ZERO
     if gaps is not None:
-        known = min(size, holders[gaps].rows)
-        parent[:known], row[:known], held[gaps, :known] = gaps, np.arange(known), np.arange(known)
-    forced, orphans = np.zeros(rows, bool), []
-    for token, number in output.items():
-        places = [holder.row(token) for holder in holders]
-        held[:, number] = places
-        wish = (wishes or {}).get(token)
-        if wish is not None:
-            parent[number], row[number], forced[number] = wish.parent, wish.row, wish.force
+        known = np.arange(min(size, holders[gaps].rows))
+        parent[known], row[known], held[gaps, known] = gaps, known, known
+    for index, holder in enumerate(holders):
+        held[index, ids] = holder.row_of(output)
+    parent[ids], row[ids], orphans = _filled(held[:, ids], first, base)
+    lost = set(np.flatnonzero(orphans).tolist())
+    named = [token for place, token in enumerate(output) if place in lost and token not in (wishes or {})] if lost else []
+    own = held.copy()
+    for token, wish in (wishes or {}).items():
+        if (number := output.get(token)) is None:
             continue
-        having = [index for index in first if places[index] >= 0] or [i for i, place in enumerate(places) if place >= 0]
-        if not having:
-            parent[number] = ZERO
-            orphans.append(token)
-        elif len(having) == 1 or base in having:
-            chosen = having[0] if len(having) == 1 or base is None else base
-            parent[number], row[number] = chosen, places[chosen]
-        else:
-            parent[number] = MEAN
-    outside = np.setdiff1d(np.arange(len(holders)), np.asarray(first))
+        parent[number], row[number] = wish.parent, wish.row
+        if wish.force:
+            own[:, number] = -1
     averaged = held.copy()
-    averaged[outside] = -1
-    own = np.where(forced[None, :], -1, held)
-    return Alignment(own, parent, row, averaged, size, tuple(orphans))
+    averaged[np.setdiff1d(np.arange(len(holders)), first)] = -1
+    return Alignment(own, parent, row, averaged, size, tuple(named))
+
+
+def _filled(held: Ids, first: Sequence[int], base: int | None) -> tuple[Ids, Ids, npt.NDArray[np.bool_]]:
+    """Whose row, and which, those take that lack a token; and which tokens nobody has.
+
+    Args:
+        held: each parent's row of each token, -1 for none; int64 [parents, tokens].
+    """
+    has = held >= 0
+    asked = np.zeros_like(has)
+    asked[list(first)] = has[list(first)]
+    # Where none of those has a token, the others are asked.
+    asked = np.where(asked.any(0), asked, has)
+    count = asked.sum(0)
+    parent = np.where(count == 0, ZERO, np.where(count == 1, asked.argmax(0), MEAN)).astype(np.int64)
+    if base is not None:
+        parent[asked[base]] = base
+    row = np.where(parent >= 0, np.take_along_axis(held, np.maximum(parent, 0)[None], 0)[0], 0)
+    return parent, row, count == 0
 
 
 def pad(rows: Sequence[int], lead: int) -> Alignment:

@@ -44,16 +44,17 @@ def join(first: Sequence[Merge], second: Sequence[Merge], new: Iterable[str], kn
         return Joined(tuple(first), 0, ())
     own = {pair: rank for rank, pair in enumerate(second)}
     # Short ones first: a bridge may need the token another bridge makes, and opens the way to others.
-    unreachable = sorted((text for text in new if len(cut(text, own)) == 1), key=lambda text: (len(text), text))
-    bridges, before = 0, -1
+    unreachable, bridges, before = sorted(new, key=lambda text: (len(text), text)), 0, -1
     while before != bridges:
         before, waiting, unreachable = bridges, unreachable, []
         for token in waiting:
             pieces = cut(token, ranks)
+            if len(pieces) == 1 or len(cut(token, own)) > 1:  # or its owner never made it either
+                continue
             if len(pieces) == 2 and all(piece in known for piece in pieces):
                 ranks[pieces[0], pieces[1]] = len(ranks)
                 bridges += 1
-            elif len(pieces) > 1:
+            else:
                 unreachable.append(token)
     return Joined(tuple(ranks), bridges, tuple(unreachable))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,19 @@ from modist.checkpoint.folder import read_json
 from modist.errors import CheckpointError
 
 
-def token_map(folder: Path) -> dict[str, int] | None:
-    """Token -> id of a folder's tokenizer.json, or None where there is none to read."""
+def token_map(folder: Path) -> Mapping[str, int] | None:
+    """Token -> id of a folder's tokenizer.json, or None where there is none to read; not to be changed by who asks."""
     path = folder / "tokenizer.json"
-    if not path.exists():
+    try:
+        held = path.stat()
+    except OSError:
         return None
+    return _tokens(path, held.st_mtime_ns, held.st_size)
+
+
+# A large file takes a third of a second, and a merge asks for it in several places.
+@lru_cache(maxsize=8)
+def _tokens(path: Path, modified: int, size: int) -> Mapping[str, int] | None:
     try:
         data = read_json(path)
         vocabulary = data.get("model", {}).get("vocab", {})
@@ -40,7 +49,8 @@ def tokens_of(source: Any) -> dict[str, int] | None:
     if source is None:
         return None
     if isinstance(source, (str, Path)):
-        return token_map(Path(source))
+        found = token_map(Path(source))
+        return None if found is None else dict(found)
     if isinstance(source, Mapping):
         return dict(source)
     return dict(source.get_vocab())

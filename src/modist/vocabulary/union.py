@@ -85,6 +85,8 @@ class _Growing:
 
     def take_words(self, other: Tokenizer) -> None:
         """The ordinary tokens of another model, and how it comes to them."""
+        if other.model == self.first.model:
+            return
         new = [
             text
             for text in sorted(other.words, key=other.words.__getitem__)
