@@ -84,11 +84,14 @@ def keep_by_rank(tensor: Tensor, index: int) -> Survivors:
         if row == 1 or not step:
             return drawn < alone
         mask = drawn < low
-        open_ = np.flatnonzero((drawn < high) & ~mask)
+        undecided = drawn < high
+        np.not_equal(undecided, mask, out=undecided)
+        places = np.flatnonzero(undecided)
         keys = by_magnitude(delta.copy())
         ordered = np.sort(block.rows(keys), axis=1).reshape(-1)
-        rank = ((drawn[open_] - low) * step).astype(np.int64)
-        mask[open_] = keys[open_] > ordered[open_ // row * row + rank]
+        rank = ((drawn.take(places) - low) * step).astype(np.intp)
+        rank += np.repeat(np.arange(0, len(delta), row), np.count_nonzero(block.rows(undecided), axis=1))
+        mask[places] = keys.take(places) > ordered.take(rank)
         return mask
 
     return survive
