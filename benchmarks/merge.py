@@ -235,9 +235,10 @@ def copy(inputs: Sequence[Path], output: Path) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Process:
-    """A process from its start to its end: wall seconds, peak resident bytes, what it printed."""
+    """A process from its start to its end: wall seconds, CPU seconds, peak resident bytes, what it printed."""
 
     seconds: float
+    cpu: float
     peak: int
     stdout: str
 
@@ -255,7 +256,8 @@ def run(command: Sequence[str | Path]) -> Process:
         if process.returncode:
             told = err.read().decode(errors="replace").strip().splitlines()[-15:]
             sys.exit(f"{' '.join(map(str, command))}: left with {process.returncode}\n" + "\n".join(told))
-        return Process(seconds, usage.ru_maxrss * 1024, out.read().decode(errors="replace"))
+        cpu = usage.ru_utime + usage.ru_stime
+        return Process(seconds, cpu, usage.ru_maxrss * 1024, out.read().decode(errors="replace"))
 
 
 def settle(inputs: Sequence[Path], *outputs: Path) -> None:
@@ -294,6 +296,8 @@ class Row:
     floor_fsync: list[float] = field(default_factory=list)
     modist_peak: list[int] = field(default_factory=list)
     mergekit_peak: list[int] = field(default_factory=list)
+    modist_cpu: list[float] = field(default_factory=list)
+    mergekit_cpu: list[float] = field(default_factory=list)
 
     def times(self) -> float | None:
         """How many times faster, whole process against whole process."""
@@ -304,6 +308,10 @@ class Row:
             return None
         unsynced = statistics.median(m - f for m, f in zip(self.modist, self.fsync, strict=True))
         return statistics.median(self.mergekit) / unsynced
+
+    def times_less_cpu(self) -> float | None:
+        """How many times fewer CPU seconds: what other work on the machine changes least."""
+        return statistics.median(self.mergekit_cpu) / statistics.median(self.modist_cpu) if self.mergekit_cpu else None
 
     def engine_over_floor(self) -> float | None:
         return statistics.median(self.engine) / statistics.median(self.floor) if self.floor else None
@@ -338,6 +346,7 @@ def measure(
         row.phases.append(told)
         row.fsync.append(told["fsync"])
         row.modist_peak.append(done.peak)
+        row.modist_cpu.append(done.cpu)
         written = weight_bytes(out)
 
         if mergekit and number < runs[1]:
@@ -345,6 +354,7 @@ def measure(
             done = run([mergekit, theirs, out, "--no-copy-tokenizer", "--random-seed", "1"])
             row.mergekit.append(done.seconds)
             row.mergekit_peak.append(done.peak)
+            row.mergekit_cpu.append(done.cpu)
             if abs(weight_bytes(out) - written) > written / 100:
                 sys.exit(f"{method}: modist wrote {written} bytes of weights, mergekit {weight_bytes(out)}")
     settle([], out, plain)
@@ -404,6 +414,9 @@ def speed_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
         "times faster",
         "without fsync",
         "must (aim)",
+        "CPU s",
+        "mergekit CPU s",
+        "times less CPU",
         "engine s",
         "floor s",
         "engine / floor",
@@ -423,6 +436,9 @@ def speed_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
                 "-" if times is None else f"{times:.1f}x{verdict}",
                 "-" if times is None else f"{row.times_without_fsync():.1f}x",
                 f"{wanted.least:g}x ({wanted.aim:g}x)" if wanted.least else "-",
+                spread(row.modist_cpu),
+                spread(row.mergekit_cpu),
+                "-" if (less := row.times_less_cpu()) is None else f"{less:.1f}x",
                 spread(row.engine),
                 spread(row.floor),
                 "-" if engine is None else f"{engine:.2f}{within}",
@@ -465,7 +481,7 @@ def show(title: str, table: tuple[list[str], list[list[str]]]) -> None:
         drawn.add_column(name, justify="right" if number else "left", overflow="fold")
     for line in lines:
         drawn.add_row(*line)
-    Console(width=None if sys.stdout.isatty() else 180).print(drawn)
+    Console(width=None if sys.stdout.isatty() else 220).print(drawn)
 
 
 def markdown(table: tuple[list[str], list[list[str]]]) -> str:
@@ -576,6 +592,7 @@ def report(facts: dict[str, Any], rows: Sequence[Row], results: Path, name: str)
         | {
             "times_faster": row.times(),
             "times_faster_without_fsync": row.times_without_fsync(),
+            "times_less_cpu": row.times_less_cpu(),
             "engine_over_floor": row.engine_over_floor(),
         }
         for row in rows

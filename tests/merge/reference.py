@@ -33,6 +33,7 @@ class Expected:
         tied: elements of exactly the threshold's magnitude, in some parent.
         dtype: of the output, as safetensors writes it.
         exact: the output is some parent's element itself, so that it must agree to the bit.
+        loose: how far, relative to the largest term, breaking ties otherwise may move every element.
     """
 
     value: np.ndarray
@@ -41,6 +42,7 @@ class Expected:
     tied: np.ndarray
     dtype: str = "BF16"
     exact: bool = False
+    loose: float = 0.0
 
 
 def _undecided(value: np.ndarray, *terms: np.ndarray) -> Expected:
@@ -361,7 +363,7 @@ def _out_dtype(recipe: Mapping[str, Any], donor: Tensor) -> str:
 
 
 def _as(result: Expected, dtype: str) -> Expected:
-    return Expected(result.value, result.largest, result.near, result.tied, dtype, result.exact)
+    return Expected(result.value, result.largest, result.near, result.tied, dtype, result.exact, result.loose)
 
 
 # -------------------------------------------------------------- measured

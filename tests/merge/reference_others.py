@@ -103,8 +103,10 @@ def sce(given: Given) -> Expected:
     vote = (size > 0) & (np.abs(total) <= NEAR * size) & ~plainly_zero
     terms = np.where(agrees, column * moving, 0.0) / np.maximum((column * agrees).sum(axis=0), 1e-6)
     value = base + terms.sum(axis=0)
-    reach = near if deltas_too else np.zeros(base.size, bool)
-    return Expected(value, _largest(value, base, *terms), vote | reach.reshape(base.shape), tied.reshape(base.shape))
+    reach = (near if deltas_too else np.zeros(base.size, bool)).reshape(base.shape)
+    # Which of the equals are selected decides on the weights, and these on every element.
+    swing = max((float((d.ravel()[tied] ** 2).sum() / max(1e-300, (p**2).sum())) for d, p in zip(deltas, picked, strict=True)))
+    return Expected(value, _largest(value, base, *terms), vote | reach, tied.reshape(base.shape), loose=swing)
 
 
 def model_stock(given: Given) -> Expected:

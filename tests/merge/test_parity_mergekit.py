@@ -59,6 +59,9 @@ PRECISIONS: dict[str, dict[str, Any]] = {
     "fp16": {"dtype": "float16"},
 }
 
+# mergekit writes float32 for these where all models are bfloat16, unless told otherwise; modist writes what is stored.
+WIDENED = ("arcee_fusion", "ramplus_tl")
+
 
 def jobs() -> list[tuple[str, str, str]]:
     """(family, case, precision) of every merge compared."""
@@ -73,7 +76,10 @@ def parents(family_trio: Callable[..., Trio]) -> Callable[[str, str], Trio]:
 
 
 def recipe_of(trio: Trio, case: str, how: str) -> dict[str, Any]:
-    return MERGEKIT_CASES[case](trio) | PRECISIONS[how]
+    recipe = MERGEKIT_CASES[case](trio) | PRECISIONS[how]
+    if recipe["merge_method"] in WIDENED and how == "bf16":
+        recipe["out_dtype"] = "bfloat16"
+    return recipe
 
 
 @pytest.fixture(scope="session")
@@ -134,6 +140,7 @@ def test_mergekit(
             # Both compute in float32, so they may differ by one rounding of the output and no more.
             apart = expected.near | expected.tied
             step = np.maximum(spacing(expected.value, expected.dtype), 8 * spacing(expected.largest, "F32"))
+            step = step + expected.loose * expected.largest
             gap = np.abs(ours[name].float64 - theirs[name].float64)
             assert (gap <= step)[~apart].all(), name
             differing += int((gap > 0)[~apart].sum())

@@ -33,6 +33,11 @@ def draws(key: int, start: int, stop: int) -> npt.NDArray[np.uint16]:
     return words.astype("<u8", copy=False).view("<u2")[start % _PER_STEP :][: stop - start]
 
 
+def wide_draws(key: int, start: int, stop: int) -> npt.NDArray[np.uint32]:
+    """The same over the 2^32 values of a uint32."""
+    return draws(key, 2 * start, 2 * stop).view("<u4")
+
+
 class Uniform:
     """One uniform number in [0, 1) for each element of a block, known to 2^-32 where that matters.
 
@@ -53,19 +58,6 @@ class Uniform:
         mask = self._high < np.uint16(high)
         for element in np.flatnonzero(self._high == np.uint16(high)):
             mask[element] = self._low(int(element)) < low
-        return mask
-
-    def below_each(self, probabilities: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
-        """The same with element k's own probability, `probabilities[k % len(probabilities)]`: [n], n a multiple of it."""
-        count = len(probabilities)
-        limits = np.clip(np.rint(probabilities * (1 << 32)), 0, 1 << 32).astype(np.uint64)
-        # 2^32 needs more than 32 bits; the largest that fits leaves out one draw in 2^32.
-        high, low = np.divmod(np.minimum(limits, (1 << 32) - 1), np.uint64(1 << 16))
-        bound = high.astype(np.uint16)
-        drawn = self._high.reshape(-1, count)
-        mask: npt.NDArray[np.bool_] = (drawn < bound).reshape(-1)
-        for element in np.flatnonzero(drawn == bound):
-            mask[element] = self._low(int(element)) < int(low[element % count])
         return mask
 
     def _low(self, element: int) -> int:

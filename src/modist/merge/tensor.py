@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from modist.checkpoint.dtype import Array, Floats
 from modist.merge.crew import Crew
-from modist.merge.draw import Uniform, stream_key
+from modist.merge.draw import Uniform, stream_key, wide_draws
 from modist.merge.selection import ROOM, SAMPLE, Keys, Largest, largest_each
 from modist.merge.source import TensorSource
 from modist.recipe import Scalar
@@ -92,6 +92,10 @@ class Block:
     def uniform(self, stream: str) -> Uniform:
         """This block's part of a random stream, the same for any block size and thread count."""
         return Uniform(stream_key(self.tensor.seed, self.tensor.name, stream), self.start, self.stop)
+
+    def draws(self, stream: str) -> npt.NDArray[np.uint32]:
+        """The same as numbers below 2^32 [n], for decisions finer than a comparison with one probability."""
+        return wide_draws(stream_key(self.tensor.seed, self.tensor.name, stream), self.start, self.stop)
 
     def rows(self, values: Array) -> Array:
         """Elements [n] of this block as whole rows [rows, row], where the method works by rows."""

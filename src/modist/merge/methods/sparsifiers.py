@@ -66,24 +66,32 @@ def keep_random(tensor: Tensor, index: int) -> Survivors:
 
 
 def keep_by_rank(tensor: Tensor, index: int) -> Survivors:
-    """Each element with a probability that rises with the rank of its magnitude within its row."""
+    """Each element with a probability that rises with the rank of its magnitude within its row; equals share the lowest rank.
+
+    p = d - e + 2 e rank / (n - 1) is drawn in two steps, so that most elements never need their rank: a draw below d - e keeps
+    any, one above d + e none, and between them an element stays if it is larger than one of the n - 1 smallest, at random.
+    """
     density, epsilon = tensor.number("density", index), tensor.number("epsilon", index)
     stream, row = f"della {index}", tensor.row
     assert row is not None
-    ranks = np.linspace(0.0, 1.0, row) if row > 1 else np.full(1, 0.5)
-    probabilities = density - epsilon + 2 * epsilon * ranks
+    low, high = (np.uint32(round(p * (1 << 32))) for p in (density - epsilon, density + epsilon))
+    # A row of one has no ranks: it stays with the density itself.
+    alone = np.uint32(round(density * (1 << 32)))
+    step = (row - 1) / float(high - low) if high > low else 0.0
 
     def survive(block: Block, delta: Floats) -> Mask:
-        # Draws belong to ranks, not to places: they are alike, and a sorted row needs no way back.
-        survivors = block.uniform(stream).below_each(probabilities)
-        keys = block.rows(by_magnitude(delta.copy())).astype(np.uint64)
-        np.left_shift(keys, np.uint64(32), out=keys)
-        # The place breaks ties, and comes out with the sorted keys.
-        places = np.arange(len(delta), dtype=np.uint64).reshape(keys.shape)
-        np.bitwise_or(keys, places, out=keys)
-        keys.sort(axis=1)
-        mask = np.empty(len(delta), np.bool_)
-        mask[keys.reshape(-1).astype(np.uint32)] = survivors
+        drawn = block.draws(stream)
+        if row == 1 or not step:
+            return drawn < alone
+        mask = drawn < low
+        undecided = drawn < high
+        np.not_equal(undecided, mask, out=undecided)
+        places = np.flatnonzero(undecided)
+        keys = by_magnitude(delta.copy())
+        ordered = np.sort(block.rows(keys), axis=1).reshape(-1)
+        rank = ((drawn.take(places) - low) * step).astype(np.intp)
+        rank += np.repeat(np.arange(0, len(delta), row), np.count_nonzero(block.rows(undecided), axis=1))
+        mask[places] = keys.take(places) > ordered.take(rank)
         return mask
 
     return survive

@@ -69,7 +69,7 @@ def survivors(tensor: Tensor, index: int, how: Composition) -> Survivors | None:
     found = SPARSIFIERS[how.sparsify](tensor, index)
     if how.random and tensor.flag("rescale"):
         # The norm asks first, then the blend: drawn and ranked once for both.
-        return remembered(tensor, found, 4 * tensor.room // len(tensor.others))
+        return remembered(tensor, found, 8 * tensor.room // len(tensor.others))
     return found
 
 
