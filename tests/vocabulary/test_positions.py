@@ -169,6 +169,8 @@ def test_kinds_of_an_example() -> None:
 def test_text_the_source_left_out_has_no_position() -> None:
     found = align_positions([(0, 2), (5, 6)], [(0, 2), (2, 4), (4, 6)])
     assert [KINDS[kind] for kind in found.kind] == ["same", "none", "crossed"]
+    # A stretch begins where both begin last, not where they began before text that only one of them cuts.
+    assert align_positions([(0, 1), (3, 5)], [(0, 2), (3, 5)]).groups.tolist() == [[1, 2, 1, 2]]
 
 
 @pytest.mark.parametrize("spans", [[(0, 2), (1, 3)], [(2, 1)], [(-1, 2)], [(0, 1, 2)]])
