@@ -43,7 +43,7 @@ WORDS = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(WORDS, min_size=1, max_size=12), st.lists(WORDS, max_size=25))
 def test_the_nearest_is_that_of_brute_force(sources: list[bytes], targets: list[bytes]) -> None:
     places, distances = nearest_texts(sources, targets, workers=1)

@@ -47,7 +47,7 @@ def brute(source: list[tuple[int, int]], target: list[tuple[int, int]]) -> list[
     return found
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(two_cuts())
 def test_runs_and_kinds_are_those_of_bytes(spans: tuple[list[tuple[int, int]], list[tuple[int, int]]]) -> None:
     source, target = spans
@@ -60,7 +60,7 @@ def test_runs_and_kinds_are_those_of_bytes(spans: tuple[list[tuple[int, int]], l
         assert bool(found.same_stop[j]) == (bool(run) and source[run[-1]][1] == target[j][1])
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(two_cuts())
 def test_groups_partition_both_sides(spans: tuple[list[tuple[int, int]], list[tuple[int, int]]]) -> None:
     source, target = spans

@@ -59,7 +59,7 @@ def check_cover(name: str, text: str, specials: bool) -> None:
 
 
 @pytest.mark.parametrize("name", ["byte-level", "metaspace", "unigram", "wordpiece", "letters"])
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(TEXTS, st.booleans())
 def test_spans_cover_the_text(name: str, text: str, specials: bool) -> None:
     check_cover(name, text, specials)
@@ -67,14 +67,14 @@ def test_spans_cover_the_text(name: str, text: str, specials: bool) -> None:
 
 @real
 @pytest.mark.parametrize("name", REAL)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=35, deadline=None)
 @given(TEXTS, st.booleans())
 def test_spans_of_real_tokenizers_cover_the_text(name: str, text: str, specials: bool) -> None:
     check_cover(name, text, specials)
 
 
 @pytest.mark.parametrize("name", ["byte-level", "metaspace"])
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.text(st.characters(codec="utf-8", exclude_characters="<▁"), max_size=20))
 def test_a_span_holds_what_its_token_spells(name: str, text: str) -> None:
     """Byte for byte, on text that normalising leaves alone."""
@@ -94,7 +94,7 @@ def test_a_span_holds_what_its_token_spells(name: str, text: str) -> None:
 
 
 @pytest.mark.parametrize("names", [("byte-level", "metaspace"), ("unigram", "byte-level"), ("wordpiece", "metaspace")])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=35, deadline=None)
 @given(text=TEXTS)
 def test_maps_of_two_tokenizers_partition_both(names: tuple[str, str], text: str) -> None:
     (one, one_texts), (two, two_texts) = map(known, names)
