@@ -5,7 +5,8 @@
 
 The tokenizers are those of ../shared/tokenizers.  A cold map is timed with all that belongs to it: reading both tokenizers,
 comparing, writing the cache; a cached one with reading both and the cache, in a new process.  Position maps are made on one
-thread, of texts cut to exactly 512 tokens of the first tokenizer: solved problems, code, and this project's documents.
+thread, of texts cut to exactly 512 tokens of the first tokenizer: solved problems, code, and this project's documents; a minute
+is one of processor time there, so that other work on the machine does not count.
 """
 
 from __future__ import annotations
@@ -108,13 +109,13 @@ def texts_of(tokenizer: Any, count: int) -> list[str]:
 
 
 def a_minute(work: Callable[[int], object], count: int, rounds: int) -> float:
-    """Calls a minute: the median over rounds of `count` calls each."""
+    """Calls a minute of one core's time: the median over rounds of `count` calls each."""
     speeds = []
     for _ in range(rounds):
-        began = time.perf_counter()
+        began = time.process_time()
         for place in range(count):
             work(place)
-        speeds.append(60 * count / (time.perf_counter() - began))
+        speeds.append(60 * count / (time.process_time() - began))
     return float(np.median(speeds))
 
 
@@ -168,7 +169,8 @@ def table(aligned: Sequence[Aligned], maps: Sequence[dict[str, Any]]) -> str:
         "",
         "## Ids",
         "",
-        "Cold: reading both tokenizers, comparing, writing the cache. Cached: the same call again, in a new process.",
+        "Cold: reading both tokenizers, comparing, writing the cache, by the clock; then the processor time of it, both cores"
+        f" together. Cached: the same call again, in a new process. {load()}",
         "",
         "| source | target | cold | processor | cached | peak memory | to reach |",
         "|---|---|---|---|---|---|---|",
@@ -191,7 +193,7 @@ def table(aligned: Sequence[Aligned], maps: Sequence[dict[str, Any]]) -> str:
         "",
         "## Positions",
         "",
-        f"Maps a minute on one thread, of texts of {TOKENS} source tokens; to reach: {MAPS_TARGET:,}.",
+        f"Maps a minute of one core, of texts of {TOKENS} source tokens; to reach: {MAPS_TARGET:,}.",
         "",
         "| source | target | target tokens | from spans | with partners | from ids | from text, tokenizing both | to reach |",
         "|---|---|---|---|---|---|---|---|",
@@ -213,6 +215,12 @@ def table(aligned: Sequence[Aligned], maps: Sequence[dict[str, Any]]) -> str:
         told = " | ".join(f"{100 * row['kinds'][kind] / whole:.1f}%" for kind in ("same", "joined", "part", "crossed", "none"))
         lines.append(f"| {row['source']} | {row['target']} | {told} |")
     return "\n".join(lines) + "\n"
+
+
+def load() -> str:
+    """What else was going on, since the clock counts it too."""
+    runs = os.getloadavg()[2]
+    return f"Load of the machine over the last quarter of an hour: {runs:.1f}."
 
 
 def machine() -> str:

@@ -124,6 +124,15 @@ def test_stripped_responses_are_found_at_their_place() -> None:
     assert own[0, 0] == 2 and own[-1, 1] == 9 and response.spans[-1].tolist() == [11, 12] and response.length == 11
 
 
+def test_the_word_put_in_place_of_a_response_is_nowhere_else() -> None:
+    messages = chat("say Xmodist1X, XXmodist1X", "Xmodist1X", "again", "the dog")
+    found = cut("byte-level", CHATML, messages)
+    own = [found.spans[response.positions[:-1]] for response in found.responses]
+    raw = found.text.encode()
+    assert [raw[spans[0, 0] : spans[-1, 1]].decode() for spans in own] == ["Xmodist1X", "the dog"]
+    assert own[0][0, 0] > raw.index(b"assistant")
+
+
 def test_an_empty_response_is_its_end_alone() -> None:
     (response,) = cut("byte-level", CHATML, chat("?", "")).responses
     assert response.length == 0 and response.spans.tolist() == [[0, 1]] and response.ended

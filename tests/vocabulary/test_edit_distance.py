@@ -43,7 +43,7 @@ WORDS = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(WORDS, min_size=1, max_size=12), st.lists(WORDS, max_size=25))
 def test_the_nearest_is_that_of_brute_force(sources: list[bytes], targets: list[bytes]) -> None:
     places, distances = nearest_texts(sources, targets, workers=1)
@@ -73,6 +73,16 @@ def test_what_keeps_no_character_in_its_place_does_not_count() -> None:
 def test_long_texts_do_not_wrap_around() -> None:
     places, distances = nearest_texts([b"a" * 300 + b"b"], [b"c" * 301, b"a" * 10, b"a" * 299 + b"cd"])
     assert places.tolist() == [2] and distances.tolist() == [2]
+    # 257 characters away, which in a byte would be 1.
+    places, distances = nearest_texts([b"a" * 300], [b"c" * 257 + b"a" * 43, b"a" * 298 + b"cd"])
+    assert places.tolist() == [1] and distances.tolist() == [2]
+
+
+def test_distances_count_characters_and_halves_of_one() -> None:
+    assert characters("é你".encode()) == "é你" and len(characters(b"\xe4\xbd a")) == 4
+    hanzi, near, half = "你好".encode(), "你们".encode(), "你".encode()[:2]
+    places, distances = nearest_texts([hanzi, half], [b"ab", near, half + b"x"])
+    assert places.tolist() == [1, 2] and distances.tolist() == [1, 1]
 
 
 @settings(max_examples=60, deadline=None)

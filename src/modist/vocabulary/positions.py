@@ -119,9 +119,8 @@ def align_positions(source_spans: ArrayLike, target_spans: ArrayLike) -> Positio
         ValueError: the spans are not in order.
     """
     source, target = _spans(source_spans, "source"), _spans(target_spans, "target")
-    # Tokens without text lie on boundaries and would hide behind binary search: only those with text are searched.
-    texted = np.flatnonzero(source[:, 1] > source[:, 0])
-    begins, ends = source[texted, 0], source[texted, 1]
+    # Tokens without text lie on boundaries, hence at neither end of a run.
+    begins, ends = source[:, 0], source[:, 1]
     begin, end = target[:, 0], target[:, 1]
     first = np.searchsorted(ends, begin, side="right")
     last = np.searchsorted(begins, end, side="left")
@@ -131,7 +130,7 @@ def align_positions(source_spans: ArrayLike, target_spans: ArrayLike) -> Positio
     same_start, same_stop = np.zeros(len(target), dtype=np.bool_), np.zeros(len(target), dtype=np.bool_)
     kind = np.full(len(target), NONE, dtype=np.uint8)
     one, two = first[some], last[some] - 1
-    start[some], stop[some] = texted[one], texted[two] + 1
+    start[some], stop[some] = one, two + 1
     from_here, to_here = begins[one], ends[two]
     same_start[some], same_stop[some] = from_here == begin[some], to_here == end[some]
     exact = same_start[some] & same_stop[some]

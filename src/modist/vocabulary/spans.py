@@ -113,11 +113,8 @@ def _by_length(pieces: Sequence[bytes], raw: bytes) -> Ints | None:
 
 def _within(pieces: Sequence[bytes], raw: bytes) -> list[int]:
     """End of each of some tokens in the bytes they stand for together: by length as far as they spell them."""
-    whole = _by_length(pieces, raw)
-    if whole is not None:
-        return [int(end) for end in whole]
     joined = b"".join(pieces)
-    ahead = int(joined[:1] == b" " != raw[:1])
+    ahead = int(joined == b" " + raw or joined[:1] == b" " != raw[:1])
     pairs = zip(joined[ahead:], raw, strict=False)
     alike = next((place for place, (a, b) in enumerate(pairs) if a != b), min(len(joined) - ahead, len(raw)))
     ends = [max(0, min(end - ahead, alike)) for end in accumulate(map(len, pieces))]
