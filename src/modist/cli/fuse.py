@@ -136,7 +136,7 @@ def extract_command(
                     device=device,
                     trust_remote_code=trust_remote_code,
                     say=options.note,
-                    advance=lambda name, done, total: progress.advance(f"extract {name}", done, total),
+                    advance=progress.advance,
                 )
     except KeyboardInterrupt:
         print("modist: stopped; the same command goes on from what is finished", file=sys.stderr)

@@ -21,9 +21,9 @@ from typing import Any
 from modist.checkpoint.staging import Staging, check_output
 from modist.errors import UserError
 from modist.fusion.distributions import Distributions
-from modist.fusion.extraction import Extracted, extract_one
+from modist.fusion.extraction import Extracted, extract_one, plan_all
 from modist.fusion.models import Participant, Participants
-from modist.fusion.plan import FORMAT, Chats, DistributionPlan, plan_distributions, read_chats
+from modist.fusion.plan import FORMAT, Chats, DistributionPlan, read_chats
 from modist.fusion.processes import Processes
 from modist.fusion.result import dtype_of, write_model, write_rest
 from modist.fusion.store import Part
@@ -106,7 +106,7 @@ class Prepared:
         ]
 
 
-def prepare(recipe: str | Path | FusionRecipe, *, trust_remote_code: bool = False) -> Prepared:
+def prepare(recipe: str | Path | FusionRecipe, *, trust_remote_code: bool = False, watch: Watch | None = None) -> Prepared:
     """Read a recipe, its data and its tokenizers; no model is loaded.
 
     Raises:
@@ -115,7 +115,8 @@ def prepare(recipe: str | Path | FusionRecipe, *, trust_remote_code: bool = Fals
     recipe = recipe if isinstance(recipe, FusionRecipe) else load_fusion_recipe(recipe)
     participants = Participants.of(recipe, trust_remote_code=trust_remote_code)
     chats = Chats.of(recipe)
-    plans = tuple(plan_distributions(recipe, teacher, chats) for teacher in participants.teachers(recipe))
+    watch = watch or Watch()
+    plans = tuple(plan_all(recipe, participants.teachers(recipe), chats, watch.advance))
     own = [plan.readings for plan, who in zip(plans, participants.teachers(recipe), strict=True) if who is participants.pivot]
     readings = own[0] if own else read_chats(recipe, participants.pivot, chats)
     return Prepared(recipe, participants, chats, plans, readings)
@@ -155,7 +156,7 @@ def fuse(
     watch, out = watch or Watch(), Path(out)
     if not 0 <= seed < 1 << 32:
         raise UserError(f"--seed {seed}: must be from 0 to 4294967295")
-    prepared = prepare(recipe, trust_remote_code=trust_remote_code)
+    prepared = prepare(recipe, trust_remote_code=trust_remote_code, watch=watch)
     participants = prepared.participants
     check_output(out, {participant.name: participant.folder for participant in participants.all})
     store = Path(distributions) if distributions is not None else out.with_name(out.name + ".distributions")
@@ -258,7 +259,7 @@ def _extracted(prepared: Prepared, store: Path, processes: Processes, device: st
             processes.device(device),
             prepared.recipe.fusion.dtype,
             watch.note,
-            lambda name, done, total: watch.advance(f"extract {name}", done, total),
+            watch.advance,
         )
         for participant, plan in zip(prepared.teachers, prepared.plans, strict=True)
     ]
@@ -272,7 +273,7 @@ def _targets(prepared: Prepared, teachers: Sequence[Teacher], place: Path, watch
         prepared.readings,
         prepared.chats,
         place / "targets",
-        lambda done, total: watch.advance("align and fuse", done, total),
+        watch.advance,
     )
 
 
