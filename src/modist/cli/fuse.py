@@ -66,7 +66,7 @@ def fuse_command(
         from modist.fusion.training import world_size
 
         place = distributions or Path(f"{out}.distributions" if out is not None else "distributions")
-        _show_price(price(prepare(recipe, trust_remote_code=trust_remote_code), place, world_size()), as_json)
+        _show_price(price(prepare(recipe, trust_remote_code=trust_remote_code, weights=False), place, world_size()), as_json)
         return
     if out is None:
         raise UserError("OUT is missing: modist fuse RECIPE OUT")
@@ -213,6 +213,8 @@ def _show_price(found: FusionPrice, as_json: bool) -> None:
         f" where a dense one has {found.dense_bytes_a_position:,}"
     )
     print(f"writes   {show_amount(found.output_bytes)}")
+    if found.download_bytes:
+        print(f"download {show_amount(found.download_bytes)}")
 
 
 class _Progress:

@@ -113,7 +113,7 @@ def prepare(recipe: str | Path | FusionRecipe, *, trust_remote_code: bool = Fals
         UserError, CheckpointError, HubError: see each.
     """
     recipe = recipe if isinstance(recipe, FusionRecipe) else load_fusion_recipe(recipe)
-    participants = Participants.of(recipe, trust_remote_code=trust_remote_code)
+    participants = Participants.of(recipe, trust_remote_code=trust_remote_code, weights=weights)
     chats = Chats.of(recipe)
     watch = watch or Watch()
     plans = tuple(plan_all(recipe, participants.teachers(recipe), chats, watch.advance))
