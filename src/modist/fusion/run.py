@@ -106,8 +106,14 @@ class Prepared:
         ]
 
 
-def prepare(recipe: str | Path | FusionRecipe, *, trust_remote_code: bool = False, watch: Watch | None = None) -> Prepared:
-    """Read a recipe, its data and its tokenizers; no model is loaded.
+def prepare(
+    recipe: str | Path | FusionRecipe,
+    *,
+    trust_remote_code: bool = False,
+    watch: Watch | None = None,
+    weights: bool = True,
+) -> Prepared:
+    """Read a recipe, its data and its tokenizers; no model is loaded, and without `weights` none is downloaded.
 
     Raises:
         UserError, CheckpointError, HubError: see each.
