@@ -29,9 +29,8 @@ def check_command(recipe: Path = typer.Argument(help="The YAML to read.")) -> No
     document = read_document(recipe)
     if isinstance(document.data, dict) and "pivot" in document.data:
         fusion = read_fusion_recipe(document)
-        print(
-            f"{recipe}: {fusion.fusion.target}, {fusion.fusion.mode}, of {', '.join(map(str, fusion.experts))} into {fusion.pivot}"
-        )
+        experts = ", ".join(map(str, fusion.experts))
+        print(f"{recipe}: {fusion.fusion.target}, {fusion.fusion.mode}, of {experts} into {fusion.pivot}")
         return
     found = load_recipe(recipe)
     check_recipe(found)
