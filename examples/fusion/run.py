@@ -188,7 +188,7 @@ def table(results: dict, arms: list[str]) -> str:
     def of(name: str, domain: str) -> list[list[bool]]:
         return [told["right"][domain] for _, told in sorted(results[name].items())]
 
-    for name in ("pivot", "teacher", *arms):
+    for name in (name for name in ("pivot", "teacher", *arms) if name in results):
         cells = []
         for domain in SETS:
             value, low, high = interval(of(name, domain), rng)
@@ -212,7 +212,7 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--chats", type=int, default=600)
-    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--rate", type=float, default=5e-4)
     parser.add_argument("--split", choices=["test", "dev"], default="test")
     parser.add_argument("--processes", type=int, default=2)
@@ -262,10 +262,11 @@ def main() -> None:
                     f"; targets of {shares}; loss {told['loss'][0]:.3f} -> {told['loss'][1]:.3f}, label's {told['clm'][1]:.4f}"
                 )
             say(f"{arm}{f', seed {seed}' if seed >= 0 else ''}: {right}{more}")
-    found = table(results, options.arms)
-    (options.out / "table.md").write_text(found, encoding="utf-8")
-    (options.out / "results.json").write_text(json.dumps(results) + "\n", encoding="utf-8")
-    say(f"\n{found}\n{time.perf_counter() - began:.0f} seconds")
+            # What there is so far: a run that is stopped has not been for nothing.
+            (options.out / "results.json").write_text(json.dumps(results) + "\n", encoding="utf-8")
+            if {"pivot", "teacher"} <= results.keys():
+                (options.out / "table.md").write_text(table(results, options.arms), encoding="utf-8")
+    say(f"\n{table(results, options.arms)}\n{time.perf_counter() - began:.0f} seconds")
 
 
 if __name__ == "__main__":
