@@ -158,21 +158,24 @@ def work(job: tuple[str, int, Path, Path, str]) -> tuple[str, int, dict]:
     return arm, seed, told
 
 
-def interval(right, rng, other=None) -> tuple[float, float, float]:
+def interval(right, other=None, draws: int = 10_000) -> tuple[float, float, float]:
     """Mean of [seeds, questions] and its 95% interval; of the difference to `other` where that is given."""
     import numpy as np
 
+    rng = np.random.default_rng(0)
     one = np.asarray(right, dtype=float)
-    two = None if other is None else np.asarray(other, dtype=float)
-    means = []
-    for _ in range(10_000):
-        questions = rng.integers(one.shape[1], size=one.shape[1])
-        mean = one[rng.integers(len(one), size=len(one))].mean(0)[questions].mean()
-        if two is not None:
-            mean -= two[rng.integers(len(two), size=len(two))].mean(0)[questions].mean()
-        means.append(mean)
-    value = one.mean() - (0.0 if two is None else two.mean())
-    low, high = np.percentile(means, [2.5, 97.5])
+    # How often each question is drawn, and each seed; questions are the same ones for both.
+    questions = rng.multinomial(one.shape[1], np.full(one.shape[1], 1 / one.shape[1]), draws) / one.shape[1]
+
+    def means(values):
+        seeds = rng.multinomial(len(values), np.full(len(values), 1 / len(values)), draws) / len(values)
+        return ((seeds @ values) * questions).sum(1)
+
+    drawn, value = means(one), one.mean()
+    if other is not None:
+        two = np.asarray(other, dtype=float)
+        drawn, value = drawn - means(two), value - two.mean()
+    low, high = np.percentile(drawn, [2.5, 97.5])
     return float(value), float(low), float(high)
 
 
@@ -180,7 +183,6 @@ def table(results: dict, arms: list[str]) -> str:
     """In Markdown: the models as they are, then each arm, with its difference to plain CLM."""
     import numpy as np
 
-    rng = np.random.default_rng(0)
     questions = {domain: len(results["pivot"][-1]["right"][domain]) for domain in SETS}
     heads = [f"{domain}, n={questions[domain]}" for domain in SETS]
     lines = [f"| model | lambda | {' | '.join(heads)} | general vs CLM | math vs CLM |", "|---|---|---|---|---|---|"]
@@ -191,7 +193,7 @@ def table(results: dict, arms: list[str]) -> str:
     for name in (name for name in ("pivot", "teacher", *arms) if name in results):
         cells = []
         for domain in SETS:
-            value, low, high = interval(of(name, domain), rng)
+            value, low, high = interval(of(name, domain))
             each = "" if len(results[name]) == 1 else f" ({', '.join(f'{np.mean(one):.1%}' for one in of(name, domain))})"
             cells.append(f"{value:.1%} [{low:.1%}, {high:.1%}]{each}")
         for domain in SETS:
@@ -199,7 +201,7 @@ def table(results: dict, arms: list[str]) -> str:
             if name == plain or plain not in results:
                 cells.append("")
                 continue
-            value, low, high = interval(of(name, domain), rng, of(plain, domain))
+            value, low, high = interval(of(name, domain), of(plain, domain))
             cells.append(f"{100 * value:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]")
         mix = f"{ARMS[name][1]:g}" if name in ARMS else ""
         lines.append(f"| {name} | {mix} | {' | '.join(cells)} |")
