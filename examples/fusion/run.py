@@ -17,6 +17,7 @@ import re
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
+from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -158,24 +159,27 @@ def work(job: tuple[str, int, Path, Path, str]) -> tuple[str, int, dict]:
     return arm, seed, told
 
 
-def interval(right, other=None, draws: int = 10_000) -> tuple[float, float, float]:
+@cache
+def drawn_again(count: int, times: int = 10_000):
+    """How often each of `count` things is drawn in as many draws with replacement, as shares; [times, count]."""
+    import numpy as np
+
+    return np.random.default_rng(count).multinomial(count, np.full(count, 1 / count), times) / count
+
+
+def interval(right, other=None) -> tuple[float, float, float]:
     """Mean of [seeds, questions] and its 95% interval; of the difference to `other` where that is given."""
     import numpy as np
 
-    rng = np.random.default_rng(0)
-    one = np.asarray(right, dtype=float)
-    # How often each question is drawn, and each seed; questions are the same ones for both.
-    questions = rng.multinomial(one.shape[1], np.full(one.shape[1], 1 / one.shape[1]), draws) / one.shape[1]
-
     def means(values):
-        seeds = rng.multinomial(len(values), np.full(len(values), 1 / len(values)), draws) / len(values)
-        return ((seeds @ values) * questions).sum(1)
+        seeds = drawn_again(len(values))[:: -1 if values is two else 1]  # the other's seeds are drawn apart, questions are not
+        return ((seeds @ values) * drawn_again(values.shape[1])).sum(1)
 
-    drawn, value = means(one), one.mean()
-    if other is not None:
-        two = np.asarray(other, dtype=float)
-        drawn, value = drawn - means(two), value - two.mean()
-    low, high = np.percentile(drawn, [2.5, 97.5])
+    one, two = np.asarray(right, dtype=float), None if other is None else np.asarray(other, dtype=float)
+    means_drawn, value = means(one), one.mean()
+    if two is not None:
+        means_drawn, value = means_drawn - means(two), value - two.mean()
+    low, high = np.percentile(means_drawn, [2.5, 97.5])
     return float(value), float(low), float(high)
 
 
