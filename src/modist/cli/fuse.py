@@ -37,6 +37,7 @@ fuse_app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
+DEVICE = typer.Option(None, "--device", help="cpu, cuda, cuda:1, mps, auto; a GPU where there is one.")
 RECIPE = typer.Argument(help="YAML: pivot, experts, data, and perhaps fusion and training.")
 
 
@@ -50,7 +51,7 @@ def fuse_command(
     seed: int = typer.Option(0, "--seed", help="Of the order of chats and of dropout; recorded in the manifest."),
     resume: bool = typer.Option(False, "--resume", help="Go on from what a killed run left."),
     dry_run: bool = typer.Option(False, "--dry-run", help="Price it: positions, bytes, steps, memory; run nothing."),
-    device: str = options.DEVICE,
+    device: str | None = DEVICE,
     trust_remote_code: bool = options.TRUST,
     as_json: bool = typer.Option(False, "--json", help="Print one JSON object."),
 ) -> None:
@@ -99,7 +100,7 @@ def extract_command(
     ),
     ray: str | None = typer.Option(None, "--ray", help="Run experts and parts on a Ray cluster: its address, or local."),
     workers: int = typer.Option(1, "--workers", min=1, help="--ray: parts of each expert's work."),
-    device: str = options.DEVICE,
+    device: str | None = DEVICE,
     trust_remote_code: bool = options.TRUST,
     as_json: bool = typer.Option(False, "--json", help="Print one JSON object."),
 ) -> None:

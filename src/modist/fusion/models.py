@@ -94,12 +94,17 @@ class Participant:
         return found if isinstance(found, int) else None
 
     def load(self, device: str | None, dtype: str, note: Any = None) -> Any:
-        """The living model, in eval mode; raises as `modist.mixture.load.load_model`."""
+        """The living model, in eval mode; raises as `modist.mixture.load.load_model`.
+
+        Args:
+            device: as a recipe's; None for a GPU where there is one.
+        """
+        import torch
+
         from modist.mixture.load import choose_device, load_model
 
-        options: dict[str, Any] = {"dtype": dtype}
-        if device is not None:
-            options["device_map"] = choose_device(device, note or (lambda line: None))
+        place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        options: dict[str, Any] = {"dtype": dtype, "device_map": choose_device(place, note or (lambda line: None))}
         return load_model(self.name, self.folder, trust_remote_code=self.trust_remote_code, **options)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -166,6 +167,8 @@ def fuse(
     participants = prepared.participants
     check_output(out, {participant.name: participant.folder for participant in participants.all})
     store = Path(distributions) if distributions is not None else out.with_name(out.name + ".distributions")
+    if out.resolve() in (store.resolve(), *store.resolve().parents):
+        raise UserError(f"--distributions {store}: lies inside the output {out}; keep it elsewhere")
     check_training(prepared.recipe.training)
     print_ = fingerprint(prepared, seed)
     report = FusionReport(str(out), prepared.recipe.fusion.mode, prepared.recipe.fusion.target, seed)
@@ -175,12 +178,12 @@ def fuse(
     processes = Processes.here()
     timer: dict[str, float] = {}
     staging = Staging(out)
-    if processes.first:
-        staging.begin(print_, resume)
-        # From here on there is something to go on from.
-        staging.finish("fusion", None)
-        staging.synced(staging.recorded)
     try:
+        if processes.first:
+            staging.begin(print_, resume)
+            # From here on there is something to go on from.
+            staging.finish("fusion", None)
+            staging.synced(staging.recorded)
         with _timed(timer, "extract"):
             extracted = _extracted(prepared, store, processes, device, watch)
             processes.wait()
@@ -326,7 +329,10 @@ def _finish(
         "targets": {name: summary.as_dict() for name, summary in targets.items()},
         "training": {name: {**found.as_dict(), "history": None} for name, found in trained.items()},
     }
-    if len(jobs) == 1 and recipe.fusion.mode == "unified":
+    # What an earlier run was writing when it was killed.
+    shutil.rmtree(staging.model)
+    staging.model.mkdir()
+    if recipe.fusion.mode == "unified":
         model = final_model(recipe.training, pivot, _place(staging.root, prepared, jobs[0][0]) / "training", dtype)
         files = write_model(model, pivot, staging.model)
     else:
