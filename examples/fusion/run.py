@@ -17,6 +17,7 @@ import re
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
+from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -158,21 +159,27 @@ def work(job: tuple[str, int, Path, Path, str]) -> tuple[str, int, dict]:
     return arm, seed, told
 
 
-def interval(right, rng, other=None) -> tuple[float, float, float]:
+@cache
+def drawn_again(count: int, times: int = 10_000):
+    """How often each of `count` things is drawn in as many draws with replacement, as shares; [times, count]."""
+    import numpy as np
+
+    return np.random.default_rng(count).multinomial(count, np.full(count, 1 / count), times) / count
+
+
+def interval(right, other=None) -> tuple[float, float, float]:
     """Mean of [seeds, questions] and its 95% interval; of the difference to `other` where that is given."""
     import numpy as np
 
-    one = np.asarray(right, dtype=float)
-    two = None if other is None else np.asarray(other, dtype=float)
-    means = []
-    for _ in range(10_000):
-        questions = rng.integers(one.shape[1], size=one.shape[1])
-        mean = one[rng.integers(len(one), size=len(one))].mean(0)[questions].mean()
-        if two is not None:
-            mean -= two[rng.integers(len(two), size=len(two))].mean(0)[questions].mean()
-        means.append(mean)
-    value = one.mean() - (0.0 if two is None else two.mean())
-    low, high = np.percentile(means, [2.5, 97.5])
+    def means(values):
+        seeds = drawn_again(len(values))[:: -1 if values is two else 1]  # the other's seeds are drawn apart, questions are not
+        return ((seeds @ values) * drawn_again(values.shape[1])).sum(1)
+
+    one, two = np.asarray(right, dtype=float), None if other is None else np.asarray(other, dtype=float)
+    means_drawn, value = means(one), one.mean()
+    if two is not None:
+        means_drawn, value = means_drawn - means(two), value - two.mean()
+    low, high = np.percentile(means_drawn, [2.5, 97.5])
     return float(value), float(low), float(high)
 
 
@@ -180,7 +187,6 @@ def table(results: dict, arms: list[str]) -> str:
     """In Markdown: the models as they are, then each arm, with its difference to plain CLM."""
     import numpy as np
 
-    rng = np.random.default_rng(0)
     questions = {domain: len(results["pivot"][-1]["right"][domain]) for domain in SETS}
     heads = [f"{domain}, n={questions[domain]}" for domain in SETS]
     lines = [f"| model | lambda | {' | '.join(heads)} | general vs CLM | math vs CLM |", "|---|---|---|---|---|---|"]
@@ -188,10 +194,10 @@ def table(results: dict, arms: list[str]) -> str:
     def of(name: str, domain: str) -> list[list[bool]]:
         return [told["right"][domain] for _, told in sorted(results[name].items())]
 
-    for name in ("pivot", "teacher", *arms):
+    for name in (name for name in ("pivot", "teacher", *arms) if name in results):
         cells = []
         for domain in SETS:
-            value, low, high = interval(of(name, domain), rng)
+            value, low, high = interval(of(name, domain))
             each = "" if len(results[name]) == 1 else f" ({', '.join(f'{np.mean(one):.1%}' for one in of(name, domain))})"
             cells.append(f"{value:.1%} [{low:.1%}, {high:.1%}]{each}")
         for domain in SETS:
@@ -199,7 +205,7 @@ def table(results: dict, arms: list[str]) -> str:
             if name == plain or plain not in results:
                 cells.append("")
                 continue
-            value, low, high = interval(of(name, domain), rng, of(plain, domain))
+            value, low, high = interval(of(name, domain), of(plain, domain))
             cells.append(f"{100 * value:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]")
         mix = f"{ARMS[name][1]:g}" if name in ARMS else ""
         lines.append(f"| {name} | {mix} | {' | '.join(cells)} |")
@@ -212,7 +218,7 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--chats", type=int, default=600)
-    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--rate", type=float, default=5e-4)
     parser.add_argument("--split", choices=["test", "dev"], default="test")
     parser.add_argument("--processes", type=int, default=2)
@@ -262,10 +268,11 @@ def main() -> None:
                     f"; targets of {shares}; loss {told['loss'][0]:.3f} -> {told['loss'][1]:.3f}, label's {told['clm'][1]:.4f}"
                 )
             say(f"{arm}{f', seed {seed}' if seed >= 0 else ''}: {right}{more}")
-    found = table(results, options.arms)
-    (options.out / "table.md").write_text(found, encoding="utf-8")
-    (options.out / "results.json").write_text(json.dumps(results) + "\n", encoding="utf-8")
-    say(f"\n{found}\n{time.perf_counter() - began:.0f} seconds")
+            # What there is so far: a run that is stopped has not been for nothing.
+            (options.out / "results.json").write_text(json.dumps(results) + "\n", encoding="utf-8")
+            if {"pivot", "teacher"} <= results.keys():
+                (options.out / "table.md").write_text(table(results, options.arms), encoding="utf-8")
+    say(f"\n{table(results, options.arms)}\n{time.perf_counter() - began:.0f} seconds")
 
 
 if __name__ == "__main__":

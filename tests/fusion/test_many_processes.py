@@ -40,8 +40,9 @@ def test_accelerate_launch(tmp_path: Path) -> None:
         assert one.read_bytes() == two.read_bytes()
     alone, together, pivot = (read_folder(tmp_path / name) for name in ("one", "two", "pivot"))
     for name, tensor in alone.items():
-        moved = np.abs(tensor.float64 - pivot[name].float64).max()
-        assert np.abs(tensor.float64 - together[name].float64).max() <= 0.7 * moved + 1e-9, name
+        moved = np.abs(tensor.float64 - pivot[name].float64).mean()
+        # Where a gradient is nearly 0 its rounding decides Adam's first steps.
+        assert np.abs(tensor.float64 - together[name].float64).mean() <= 0.05 * moved + 1e-9, name
 
 
 @pytest.mark.full

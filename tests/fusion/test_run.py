@@ -269,7 +269,8 @@ def test_the_recipe_of_an_unfinished_fusion_may_not_change(rooms: Path, tmp_path
     recipe = write_recipe(rooms, f"{tmp_path.name}.yml")
 
     def die(phase: str, done: int, total: int) -> None:
-        raise Killed
+        if phase == "train":
+            raise Killed
 
     with pytest.raises(Killed):
         fuse(recipe, tmp_path / "out", distributions=rooms / "d", device="cpu", watch=Watch(advance=die))

@@ -94,14 +94,14 @@ def test_killed_while_aligning_and_gone_on_with(rooms: Path, tmp_path: Path, mon
     class Killed(BaseException):
         pass
 
-    def die(done: int, total: int) -> None:
-        if done > total / 2:
+    def die(phase: str, done: int, total: int) -> None:
+        if phase == "fuse" and done > total / 2:
             raise Killed
 
     with pytest.raises(Killed):
         make(prepared, tmp_path / "d", tmp_path / "t", advance=die)
     told: list[int] = []
-    summary = make(prepared, tmp_path / "d", tmp_path / "t", advance=lambda done, total: told.append(done))
+    summary = make(prepared, tmp_path / "d", tmp_path / "t", advance=lambda phase, done, total: told.append(done))
     assert told[0] > summary.positions / 4 and told[-1] == summary.positions
     for one in sorted((tmp_path / "whole").glob("*.safetensors")):
         assert one.read_bytes() == (tmp_path / "t" / one.name).read_bytes()

@@ -37,6 +37,7 @@ fuse_app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
+DEVICE = typer.Option(None, "--device", help="cpu, cuda, cuda:1, mps, auto; a GPU where there is one.")
 RECIPE = typer.Argument(help="YAML: pivot, experts, data, and perhaps fusion and training.")
 
 
@@ -50,7 +51,7 @@ def fuse_command(
     seed: int = typer.Option(0, "--seed", help="Of the order of chats and of dropout; recorded in the manifest."),
     resume: bool = typer.Option(False, "--resume", help="Go on from what a killed run left."),
     dry_run: bool = typer.Option(False, "--dry-run", help="Price it: positions, bytes, steps, memory; run nothing."),
-    device: str = options.DEVICE,
+    device: str | None = DEVICE,
     trust_remote_code: bool = options.TRUST,
     as_json: bool = typer.Option(False, "--json", help="Print one JSON object."),
 ) -> None:
@@ -66,7 +67,7 @@ def fuse_command(
         from modist.fusion.training import world_size
 
         place = distributions or Path(f"{out}.distributions" if out is not None else "distributions")
-        _show_price(price(prepare(recipe, trust_remote_code=trust_remote_code), place, world_size()), as_json)
+        _show_price(price(prepare(recipe, trust_remote_code=trust_remote_code, weights=False), place, world_size()), as_json)
         return
     if out is None:
         raise UserError("OUT is missing: modist fuse RECIPE OUT")
@@ -99,7 +100,7 @@ def extract_command(
     ),
     ray: str | None = typer.Option(None, "--ray", help="Run experts and parts on a Ray cluster: its address, or local."),
     workers: int = typer.Option(1, "--workers", min=1, help="--ray: parts of each expert's work."),
-    device: str = options.DEVICE,
+    device: str | None = DEVICE,
     trust_remote_code: bool = options.TRUST,
     as_json: bool = typer.Option(False, "--json", help="Print one JSON object."),
 ) -> None:
@@ -136,7 +137,7 @@ def extract_command(
                     device=device,
                     trust_remote_code=trust_remote_code,
                     say=options.note,
-                    advance=lambda name, done, total: progress.advance(f"extract {name}", done, total),
+                    advance=progress.advance,
                 )
     except KeyboardInterrupt:
         print("modist: stopped; the same command goes on from what is finished", file=sys.stderr)
@@ -213,6 +214,8 @@ def _show_price(found: FusionPrice, as_json: bool) -> None:
         f" where a dense one has {found.dense_bytes_a_position:,}"
     )
     print(f"writes   {show_amount(found.output_bytes)}")
+    if found.download_bytes:
+        print(f"download {show_amount(found.download_bytes)}")
 
 
 class _Progress:

@@ -17,7 +17,7 @@ p = 0.02; read back, the k probabilities and the tail are divided by their sum.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -67,6 +67,7 @@ class Extracted:
         return asdict(self)
 
 
+# A phase, how much of it is done, and of how much.
 Advance = Callable[[str, int, int], object]
 
 
@@ -79,7 +80,7 @@ def extract(
     device: str | None = None,
     trust_remote_code: bool = False,
     say: Callable[[str], None] = lambda line: None,
-    advance: Advance = lambda expert, done, total: None,
+    advance: Advance = lambda phase, done, total: None,
 ) -> list[Extracted]:
     """Have experts say what comes next, once, and keep it.
 
@@ -91,7 +92,7 @@ def extract(
         device: `cpu`, `cuda`, `cuda:1`, `mps`, `auto`.
         trust_remote_code: run the Python files that come with a model.
         say: told what the user ought to know.
-        advance: told an expert's name, positions done and positions in all.
+        advance: told a phase (`read math`: chats; `extract math`: positions), how much is done, and of how much.
 
     Raises:
         UserError: the recipe, the data or the folder cannot stand.
@@ -102,11 +103,24 @@ def extract(
     chats = Chats.of(recipe)
     chosen = participants.named(experts, recipe)
     # All are planned before one is run: a chat that the last expert cannot read is told at once.
-    plans = [plan_distributions(recipe, participant, chats) for participant in chosen]
+    plans = plan_all(recipe, chosen, chats, advance)
     return [
         extract_one(participant, plan, chats, Path(folder), part, device, recipe.fusion.dtype, say, advance)
         for participant, plan in zip(chosen, plans, strict=True)
     ]
+
+
+def plan_all(
+    recipe: FusionRecipe, participants: Sequence[Participant], chats: Chats, advance: Advance
+) -> list[DistributionPlan]:
+    """Each one's plan; raises as `plan_distributions`."""
+
+    def planned(participant: Participant) -> DistributionPlan:
+        return plan_distributions(
+            recipe, participant, chats, lambda done, total: advance(f"read {participant.name}", done, total)
+        )
+
+    return [planned(participant) for participant in participants]
 
 
 def extract_one(
@@ -135,7 +149,7 @@ def extract_one(
             say(f"{participant.name}: {planned.skipped:,} chats are too long and left out")
         if missing:
             total = sum(planned.plan["shards"][number]["positions"] for number in missing)
-            tell: Callable[[int], object] = lambda count: advance(participant.name, count, total)  # noqa: E731
+            tell: Callable[[int], object] = lambda count: advance(f"extract {participant.name}", count, total)  # noqa: E731
             _run(participant, planned, chats, store, missing, device, dtype, say, tell)
         return _told(participant, planned, store, len(missing), began)
 

@@ -29,12 +29,20 @@ class Participant:
         name: for people; unique in the recipe.
         folder: where it lies.
         commit: of a hub's model.
+        outline: its checkpoint by headers alone, where its weights are still to be fetched.
+        download_bytes: of those.
     """
 
     name: str
     folder: Path
     commit: str | None = None
     trust_remote_code: bool = False
+    outline: Checkpoint | None = None
+    download_bytes: int = 0
+
+    def checkpoint(self) -> Checkpoint:
+        """Its tensors, open; to be closed."""
+        return self.outline or Checkpoint.open(self.folder, self.name)
 
     @property
     def slug(self) -> str:
@@ -47,8 +55,8 @@ class Participant:
 
     @cached_property
     def digests(self) -> dict[str, str]:
-        """SHA-256 of its weights, and of the files by which it reads."""
-        checkpoint = Checkpoint.open(self.folder, self.name)
+        """SHA-256 of its weights, and of the files by which it reads; weights that are not here have none."""
+        checkpoint = self.checkpoint()
         files = {path.name: sha256_file(path) for path in sorted(checkpoint.files)}
         checkpoint.close()
         texts = {name: sha256_file(self.folder / name) for name in _TEXTS if (self.folder / name).is_file()}
@@ -86,13 +94,18 @@ class Participant:
         return found if isinstance(found, int) else None
 
     def load(self, device: str | None, dtype: str, note: Any = None) -> Any:
-        """The living model, in eval mode; raises as `modist.mixture.load.load_model`."""
+        """The living model, in eval mode; raises as `modist.mixture.load.load_model`.
+
+        Args:
+            device: as a recipe's; None for a GPU where there is one.
+        """
+        import torch
+
         from modist.mixture.load import load_model
         from modist.mixture.placement import choose_device
 
-        options: dict[str, Any] = {"dtype": dtype}
-        if device is not None:
-            options["device_map"] = choose_device(device, note or (lambda line: None))
+        place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        options: dict[str, Any] = {"dtype": dtype, "device_map": choose_device(place, note or (lambda line: None))}
         return load_model(self.name, self.folder, trust_remote_code=self.trust_remote_code, **options)
 
 
@@ -104,14 +117,14 @@ class Participants:
     experts: tuple[Participant, ...]
 
     @classmethod
-    def of(cls, recipe: FusionRecipe, *, trust_remote_code: bool = False) -> Participants:
-        """Find them; what a hub has is fetched.
+    def of(cls, recipe: FusionRecipe, *, trust_remote_code: bool = False, weights: bool = True) -> Participants:
+        """Find them; what a hub has is fetched, the weights only where they are wanted.
 
         Raises:
             CheckpointError, HubError: one is no model, or cannot be had.
         """
         found = [
-            _participant(reference, name, trust_remote_code)
+            _participant(reference, name, trust_remote_code, weights)
             for reference, name in zip((recipe.pivot, *recipe.experts), recipe.names, strict=True)
         ]
         return cls(found[0], tuple(found[1:]))
@@ -140,7 +153,13 @@ class Participants:
         return tuple(teacher for teacher in teachers if not names or teacher.name in names)
 
 
-def _participant(reference: ModelReference, name: str, trust_remote_code: bool) -> Participant:
+def _participant(reference: ModelReference, name: str, trust_remote_code: bool, weights: bool) -> Participant:
+    if not reference.is_local and not weights:
+        from modist.checkpoint.outline import outline
+
+        found = outline(reference, allow_code=trust_remote_code)
+        there = found.checkpoint
+        return Participant(name, there.folder, found.commit, trust_remote_code, there, found.download_bytes)
     if not reference.is_local:
         fetched = fetch(reference, allow_code=trust_remote_code)
         return Participant(name, fetched.folder, fetched.commit, trust_remote_code)

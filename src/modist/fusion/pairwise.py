@@ -53,11 +53,10 @@ def merge_pairs(
     """
     text = merge_recipe(recipe, pivot, pairs)
     merged = staging.root / "merged"
-    merge(parse_recipe(text, MERGE_RECIPE), merged, seed=seed, resume=True, watch=Watch(warning=note))
+    if merged.exists():
+        shutil.rmtree(merged)
+    merge(parse_recipe(text, MERGE_RECIPE), merged, seed=seed, watch=Watch(warning=note))
     manifest = json.loads((merged / MANIFEST).read_bytes())
-    if staging.model.exists():
-        shutil.rmtree(staging.model)
-    staging.model.mkdir()
     for path in sorted(merged.iterdir()):
         if path.name == RECIPE_FILE:
             # Folders that are gone once the result is whole: named by the experts they came from.
@@ -67,5 +66,6 @@ def merge_pairs(
             (staging.model / MERGE_RECIPE).write_text(told.replace(str(pivot.folder), pivot.name) + "\n", encoding="utf-8")
         elif path.name not in (MANIFEST, "README.md"):
             path.rename(staging.model / path.name)
+    shutil.rmtree(merged)
     kept = {key: manifest[key] for key in ("method", "parents", "warnings") if key in manifest}
     return describe_files(staging.model), kept

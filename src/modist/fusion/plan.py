@@ -7,7 +7,7 @@ as many batches as make about a megabyte.  A result is then the same bytes howev
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from modist.merge.hashing import sha256_file
 from modist.recipe import FusionRecipe, Passage, read_passages
 
 FORMAT = 1
+Advance = Callable[[int, int], object]
 # Tokens of a batch, padding included; and logits of its response positions, at most: 256 million, 1 GB in float32.
 BATCH_TOKENS = 4096
 _BATCH_LOGITS = 1 << 28
@@ -71,13 +72,18 @@ class DistributionPlan:
         return sum(len(reading.ids) for reading in self.readings if reading is not None)
 
 
-def plan_distributions(recipe: FusionRecipe, participant: Participant, chats: Chats) -> DistributionPlan:
+def plan_distributions(
+    recipe: FusionRecipe, participant: Participant, chats: Chats, advance: Advance = lambda done, total: None
+) -> DistributionPlan:
     """Read all chats as an expert does, and lay them out.
+
+    Args:
+        advance: told chats read, and in all.
 
     Raises:
         UserError: a chat cannot be read, or is too long (naming the row).
     """
-    readings = read_chats(recipe, participant, chats)
+    readings = read_chats(recipe, participant, chats, advance)
     rows = outputs_of(participant)
     order = sorted((len(reading.ids), row) for row, reading in enumerate(readings) if reading is not None)
     if not order:
@@ -107,7 +113,9 @@ def plan_distributions(recipe: FusionRecipe, participant: Participant, chats: Ch
     return DistributionPlan(plan, readings, sum(reading is None for reading in readings))
 
 
-def read_chats(recipe: FusionRecipe, participant: Participant, chats: Chats) -> tuple[Reading | None, ...]:
+def read_chats(
+    recipe: FusionRecipe, participant: Participant, chats: Chats, advance: Advance = lambda done, total: None
+) -> tuple[Reading | None, ...]:
     """Every row as a model reads it; None for one that is left out as too long.
 
     Raises:
@@ -118,7 +126,7 @@ def read_chats(recipe: FusionRecipe, participant: Participant, chats: Chats) -> 
     if participant.context is not None and participant.context < longest:
         longest, limit = participant.context, f"its context is {participant.context}"
     found: list[Reading | None] = []
-    for passage in chats.passages:
+    for number, passage in enumerate(chats.passages, 1):
         reading = participant.reader.read(passage)
         if is_too_long(reading, longest):
             if recipe.fusion.too_long == "refuse":
@@ -129,6 +137,8 @@ def read_chats(recipe: FusionRecipe, participant: Participant, chats: Chats) -> 
             found.append(None)
         else:
             found.append(reading)
+        if number % 64 == 0 or number == len(chats):
+            advance(number, len(chats))
     return tuple(found)
 
 

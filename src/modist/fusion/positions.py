@@ -34,7 +34,7 @@ class PickedPositions:
         hidden = given[0]
         self._picked = True
         # [batch, length, width] -> [1, picked, width]
-        return (hidden.reshape(-1, hidden.shape[-1])[self._wanted].unsqueeze(0), *given[1:])
+        return (hidden.reshape(-1, hidden.shape[-1])[self._wanted.to(hidden.device)].unsqueeze(0), *given[1:])
 
     def logits(self, model: Any, wanted: torch.Tensor, **inputs: Any) -> torch.Tensor:
         """One forward.
@@ -53,7 +53,7 @@ class PickedPositions:
         finally:
             self._wanted = None
         if not self._picked:  # a model whose head is not a module of its own
-            found = found.reshape(-1, found.shape[-1])[wanted]
+            found = found.reshape(-1, found.shape[-1])[wanted.to(found.device)]
         return found.reshape(-1, found.shape[-1])
 
     def close(self) -> None:

@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from modist.checkpoint import Checkpoint
 from modist.fusion.run import Prepared
 from modist.fusion.store import Store
 from modist.fusion.training import steps_of
@@ -50,6 +49,7 @@ class FusionPrice:
         target_bytes: of the fused targets on disk, for one training.
         target_bytes_a_position: in memory while training, against `dense_bytes_a_position` of a dense float32 target.
         output_bytes: of the result's weights.
+        download_bytes: of models a hub still has.
     """
 
     chats: int
@@ -64,6 +64,7 @@ class FusionPrice:
     target_bytes_a_position: int
     dense_bytes_a_position: int
     output_bytes: int
+    download_bytes: int
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -83,15 +84,15 @@ def price(prepared: Prepared, distributions: Path, world: int = 1) -> FusionPric
     experts = []
     for participant, plan in zip(prepared.teachers, prepared.plans, strict=True):
         k = int(plan.plan["top_k"])
-        checkpoint = Checkpoint.open(participant.folder, participant.name)
+        checkpoint = participant.checkpoint()
         elements = sum(tensor.elements for tensor in checkpoint.tensors.values())
         stored = sum(tensor.nbytes for tensor in checkpoint.tensors.values())
         checkpoint.close()
-        there = _there(distributions / participant.slug, plan.plan, plan.positions)
+        there = 0.0 if participant.download_bytes else _there(distributions / participant.slug, plan.plan, plan.positions)
         weights = stored if recipe.fusion.dtype == "auto" else elements * _WIDTHS[recipe.fusion.dtype]
         size = plan.positions * (6 * k + 4)
         experts.append(ExpertPrice(participant.name, plan.tokens, plan.positions, size, there, weights, plan.skipped))
-    checkpoint = Checkpoint.open(prepared.participants.pivot.folder)
+    checkpoint = prepared.participants.pivot.checkpoint()
     parameters = sum(tensor.elements for tensor in checkpoint.tensors.values())
     output = sum(tensor.nbytes for tensor in checkpoint.tensors.values())
     checkpoint.close()
@@ -114,6 +115,7 @@ def price(prepared: Prepared, distributions: Path, world: int = 1) -> FusionPric
         target_bytes_a_position=8 * width + 4,
         dense_bytes_a_position=4 * prepared.participants.pivot.reader.texts.size,
         output_bytes=output,
+        download_bytes=sum(participant.download_bytes for participant in prepared.participants.all),
     )
 
 

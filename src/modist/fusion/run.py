@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,9 +22,9 @@ from typing import Any
 from modist.checkpoint.staging import Staging, check_output
 from modist.errors import UserError
 from modist.fusion.distributions import Distributions
-from modist.fusion.extraction import Extracted, extract_one
+from modist.fusion.extraction import Extracted, extract_one, plan_all
 from modist.fusion.models import Participant, Participants
-from modist.fusion.plan import FORMAT, Chats, DistributionPlan, plan_distributions, read_chats
+from modist.fusion.plan import FORMAT, Chats, DistributionPlan, read_chats
 from modist.fusion.processes import Processes
 from modist.fusion.result import dtype_of, write_model, write_rest
 from modist.fusion.store import Part
@@ -106,16 +107,23 @@ class Prepared:
         ]
 
 
-def prepare(recipe: str | Path | FusionRecipe, *, trust_remote_code: bool = False) -> Prepared:
-    """Read a recipe, its data and its tokenizers; no model is loaded.
+def prepare(
+    recipe: str | Path | FusionRecipe,
+    *,
+    trust_remote_code: bool = False,
+    watch: Watch | None = None,
+    weights: bool = True,
+) -> Prepared:
+    """Read a recipe, its data and its tokenizers; no model is loaded, and without `weights` none is downloaded.
 
     Raises:
         UserError, CheckpointError, HubError: see each.
     """
     recipe = recipe if isinstance(recipe, FusionRecipe) else load_fusion_recipe(recipe)
-    participants = Participants.of(recipe, trust_remote_code=trust_remote_code)
+    participants = Participants.of(recipe, trust_remote_code=trust_remote_code, weights=weights)
     chats = Chats.of(recipe)
-    plans = tuple(plan_distributions(recipe, teacher, chats) for teacher in participants.teachers(recipe))
+    watch = watch or Watch()
+    plans = tuple(plan_all(recipe, participants.teachers(recipe), chats, watch.advance))
     own = [plan.readings for plan, who in zip(plans, participants.teachers(recipe), strict=True) if who is participants.pivot]
     readings = own[0] if own else read_chats(recipe, participants.pivot, chats)
     return Prepared(recipe, participants, chats, plans, readings)
@@ -155,10 +163,12 @@ def fuse(
     watch, out = watch or Watch(), Path(out)
     if not 0 <= seed < 1 << 32:
         raise UserError(f"--seed {seed}: must be from 0 to 4294967295")
-    prepared = prepare(recipe, trust_remote_code=trust_remote_code)
+    prepared = prepare(recipe, trust_remote_code=trust_remote_code, watch=watch)
     participants = prepared.participants
     check_output(out, {participant.name: participant.folder for participant in participants.all})
     store = Path(distributions) if distributions is not None else out.with_name(out.name + ".distributions")
+    if out.resolve() in (store.resolve(), *store.resolve().parents):
+        raise UserError(f"--distributions {store}: lies inside the output {out}; keep it elsewhere")
     check_training(prepared.recipe.training)
     print_ = fingerprint(prepared, seed)
     report = FusionReport(str(out), prepared.recipe.fusion.mode, prepared.recipe.fusion.target, seed)
@@ -168,12 +178,12 @@ def fuse(
     processes = Processes.here()
     timer: dict[str, float] = {}
     staging = Staging(out)
-    if processes.first:
-        staging.begin(print_, resume)
-        # From here on there is something to go on from.
-        staging.finish("fusion", None)
-        staging.synced(staging.recorded)
     try:
+        if processes.first:
+            staging.begin(print_, resume)
+            # From here on there is something to go on from.
+            staging.finish("fusion", None)
+            staging.synced(staging.recorded)
         with _timed(timer, "extract"):
             extracted = _extracted(prepared, store, processes, device, watch)
             processes.wait()
@@ -258,7 +268,7 @@ def _extracted(prepared: Prepared, store: Path, processes: Processes, device: st
             processes.device(device),
             prepared.recipe.fusion.dtype,
             watch.note,
-            lambda name, done, total: watch.advance(f"extract {name}", done, total),
+            watch.advance,
         )
         for participant, plan in zip(prepared.teachers, prepared.plans, strict=True)
     ]
@@ -272,7 +282,7 @@ def _targets(prepared: Prepared, teachers: Sequence[Teacher], place: Path, watch
         prepared.readings,
         prepared.chats,
         place / "targets",
-        lambda done, total: watch.advance("align and fuse", done, total),
+        watch.advance,
     )
 
 
@@ -319,7 +329,10 @@ def _finish(
         "targets": {name: summary.as_dict() for name, summary in targets.items()},
         "training": {name: {**found.as_dict(), "history": None} for name, found in trained.items()},
     }
-    if len(jobs) == 1 and recipe.fusion.mode == "unified":
+    # What an earlier run was writing when it was killed.
+    shutil.rmtree(staging.model)
+    staging.model.mkdir()
+    if recipe.fusion.mode == "unified":
         model = final_model(recipe.training, pivot, _place(staging.root, prepared, jobs[0][0]) / "training", dtype)
         files = write_model(model, pivot, staging.model)
     else:

@@ -89,14 +89,14 @@ def make_targets(
     readings: Sequence[Reading | None],
     chats: Chats,
     folder: Path,
-    advance: Callable[[int, int], object] = lambda done, total: None,
+    advance: Callable[[str, int, int], object] = lambda phase, done, total: None,
 ) -> TargetSummary:
     """Align and fuse what teachers say of every chat that the pivot and one of them can read; goes on where it was stopped.
 
     Args:
         readings: the pivot's, by row.
         folder: of the store.
-        advance: told positions done, and in all.
+        advance: told a phase (`align math`: pairs of tokens; `fuse`: positions), how much is done, and of how much.
 
     Raises:
         UserError: the folder holds something else.
@@ -128,7 +128,9 @@ def make_targets(
         missing = store.missing
         # Maps are made even where no target is: the summary tells of them.
         maps = {
-            teacher.participant.name: _id_map(recipe, teacher, pivot, readings) for teacher in teachers if not teacher.is_pivot
+            teacher.participant.name: _id_map(recipe, teacher, pivot, readings, advance)
+            for teacher in teachers
+            if not teacher.is_pivot
         }
         done = sum(
             _reading(readings, row).count for number, shard in enumerate(shards) if number not in missing for row in shard
@@ -138,7 +140,7 @@ def make_targets(
             for row in shards[number]:
                 built.append(_one(recipe, teachers, maps, readings, row))
                 done += len(built[-1].tail)
-                advance(done, total)
+                advance("fuse", done, total)
             store.add(number, _arrays(shards[number], built, readings, len(teachers)))
         return _summary(store, teachers, maps, readings, rows, total)
 
@@ -149,7 +151,13 @@ def _reading(readings: Sequence[Reading | None], row: int) -> Reading:
     return found
 
 
-def _id_map(recipe: FusionRecipe, teacher: Teacher, pivot: Participant, readings: Sequence[Reading | None]) -> IdMap:
+def _id_map(
+    recipe: FusionRecipe,
+    teacher: Teacher,
+    pivot: Participant,
+    readings: Sequence[Reading | None],
+    advance: Callable[[str, int, int], object],
+) -> IdMap:
     from modist.vocabulary import PairCounts, align_ids, align_positions, cache_folder
 
     source, target = teacher.participant.reader.texts, pivot.reader.texts
@@ -161,7 +169,15 @@ def _id_map(recipe: FusionRecipe, teacher: Teacher, pivot: Participant, readings
             if theirs is not None and ours is not None:
                 statistics.add(theirs.response, ours.response, align_positions(theirs.spans, ours.spans))
     try:
-        return align_ids(source, target, recipe.fusion.align, statistics=statistics, given=ends, cache=cache_folder())
+        return align_ids(
+            source,
+            target,
+            recipe.fusion.align,
+            statistics=statistics,
+            given=ends,
+            cache=cache_folder(),
+            advance=lambda done, total: advance(f"align {teacher.participant.name}", done, total),
+        )
     except ImportError as error:
         raise ModistError(f"aligning vocabularies: {error}") from None
 

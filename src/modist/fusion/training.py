@@ -136,7 +136,8 @@ def train(
         return Trained(**{**told, "history": tuple(Point(**point) for point in told["history"]), "resumed": told["steps"]})
     # Before the model is made: new LoRA matrices are drawn.
     torch.manual_seed(seed)
-    model = pivot.load(None, "float32", say)
+    # The trainer puts it where it belongs.
+    model = pivot.load("cpu", "float32", say)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     if settings.lora is not None:
         model = with_lora(model, settings)
@@ -272,7 +273,7 @@ def final_model(settings: TrainingSettings, pivot: Participant, folder: Path, dt
     from peft import PeftModel
 
     try:
-        model = PeftModel.from_pretrained(pivot.load(None, "float32"), str(folder / FINAL)).merge_and_unload()
+        model = PeftModel.from_pretrained(pivot.load("cpu", "float32"), str(folder / FINAL)).merge_and_unload()
     except (OSError, ValueError, RuntimeError) as error:
         raise ModistError(f"{folder / FINAL}: the adapter cannot be read ({' '.join(str(error).split())[:200]})") from None
     return model.to(getattr(torch, dtype))

@@ -185,7 +185,7 @@ def _refuse_different(leader: str, one: Mapping[int, str], name: str, two: Mappi
     raise UserError(
         f"{leader} ({len(one)} tokens) and {name} ({len(two)} tokens) have different tokenizers: {evidence}."
         " Distributions over different tokens cannot be mixed"
-        " token by token; distilling both into one model can (modist fuse, coming)"
+        " token by token; distilling both into one model can (modist fuse)"
     )
 
 
