@@ -51,12 +51,13 @@ def em(found: dict[str, Any]) -> list[str]:
         f"{found['tokens']:,} tokens, {found['experts']} experts, one core; medians of {found['rounds']}. To reach: under 1 s,"
         " no other weights better by more than 1e-8 nats a token, log-likelihood within 1e-9 of SLSQP's (scipy).",
         "",
-        "| experts differ by | seconds | of a processor | scipy | iterations | gap | log-likelihood against scipy's | reached |",
+        "| experts differ by | seconds | processor's | scipy | iterations | gap | likelihood against scipy's | reached |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for one in found["cases"].values():
         lines.append(
-            f"| {one['nats_apart']:g} nats | {one['seconds']:.2f} | {one['cpu_seconds']:.2f} | {one['scipy_seconds']:.1f} | {one['iterations']} |"
+            f"| {one['nats_apart']:g} nats | {one['seconds']:.2f} | {one['cpu_seconds']:.2f} | {one['scipy_seconds']:.1f} |"
+            f" {one['iterations']} |"
             f" {one['gap']:.1e} | {one['log_likelihood_minus_scipy']:+.1e} | {yes(one['reached'])} |"
         )
     return lines
@@ -82,7 +83,8 @@ def candidate(found: dict[str, Any]) -> list[str]:
                 f"| {threads.split()[0]} | {method} | {one['genes']} | {ours['merge']['seconds']:.3f} s |"
                 f" {ours['likelihood']['seconds']:.3f} s | {ours['seconds']:.3f} s | {theirs['mergekit']['seconds']:.2f} s |"
                 f" {theirs['load']['seconds']:.2f} s | {theirs['likelihood']['seconds']:.2f} s | {theirs['seconds']:.2f} s |"
-                f" {one['ratio']:.1f}x | {one['cpu_ratio']:.1f}x | {one['largest_difference_nats']:.1e} | {yes(one['reached'])} |"
+                f" {one['ratio']:.1f}x | {one['cpu_ratio']:.1f}x | {one['largest_difference_nats']:.1e} |"
+                f" {yes(one['reached'])} |"
             )
     return lines
 
