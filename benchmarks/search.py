@@ -30,11 +30,13 @@ MIB = 1 << 20
 BUSY = 1.0
 
 
-def run(part: str, quick: bool) -> dict[str, Any]:
+def run(part: str, quick: bool, threads: int | None = None) -> dict[str, Any]:
     """What a part's script prints, and when and where."""
     began = time.perf_counter()
     script, *arguments = PARTS[part]
     command = [sys.executable, str(HERE / script), *arguments, *(["--quick"] if quick else [])]
+    if part == "candidate" and threads is not None:
+        command += ["--threads", str(threads)]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     found: dict[str, Any] = json.loads(done.stdout)
     return {**found, "quick": quick, "took_seconds": round(time.perf_counter() - began, 1)}
@@ -143,6 +145,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", choices=PARTS, help="one part; the others' figures stay as they are")
     parser.add_argument("--quick", action="store_true", help="one round of each")
+    parser.add_argument("--threads", type=int, help="of a candidate; as many as there are cores and one, where left out")
     parser.add_argument("--out", type=Path, default=HERE / "results", help="folder of search.json and search.md")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
@@ -151,7 +154,7 @@ def main() -> None:
     found["machine"] = machine()
     for part in [options.only] if options.only else PARTS:
         print(f"{part} ...", file=sys.stderr, flush=True)
-        found[part] = run(part, options.quick)
+        found[part] = run(part, options.quick, options.threads)
         file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
         (options.out / "search.md").write_text(report(found), encoding="utf-8")
     print((options.out / "search.md").read_text(encoding="utf-8"))
