@@ -71,17 +71,19 @@ def by_scipy(log_probs: np.ndarray) -> tuple[float, float]:
 
 def measure(nats: float, tokens: int) -> dict[str, Any]:
     data = draw(tokens, nats)
-    seconds = []
+    seconds, busy = [], []
     for _ in range(ROUNDS):
-        began = time.perf_counter()
+        began, used = time.perf_counter(), time.process_time()
         fit = fit_weights(data)
         seconds.append(time.perf_counter() - began)
+        busy.append(time.process_time() - used)
     best, scipy_seconds = by_scipy(data)
     difference = -fit.nats_per_token - best
     return {
         "nats_apart": nats,
         "seconds": round(statistics.median(seconds), 4),
         "seconds_all": [round(one, 4) for one in seconds],
+        "cpu_seconds": round(statistics.median(busy), 4),
         "gap": fit.gap,
         "iterations": fit.iterations,
         "converged": fit.converged,
@@ -107,6 +109,7 @@ def main() -> None:
         "rounds": ROUNDS,
         "machine": platform.processor() or platform.machine(),
         "numpy": np.__version__,
+        "load_before": os.getloadavg()[0],
         "cases": {name: measure(nats, tokens) for name, nats in CASES.items()},
     }
     print(json.dumps(found, indent=2))

@@ -285,6 +285,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="one round of each")
     parser.add_argument("--only", choices=("candidate", "memory", "workers"), help="one part")
+    parser.add_argument("--threads", type=int, help="of a candidate; as many as there are cores and one, where left out")
     parser.add_argument("--memory", type=Path, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     import torch
@@ -311,7 +312,7 @@ def main() -> None:
                 f"{threads} thread{'s' * (threads > 1)}": {
                     method: candidate(method, folder, data, rounds, mergekit, threads) for method in METHODS
                 }
-                for threads in sorted({os.cpu_count() or 1, 1}, reverse=True)
+                for threads in sorted({asked.threads or os.cpu_count() or 1, asked.threads or 1}, reverse=True)
             }
             torch.set_num_threads(1)
             if mergekit is None:

@@ -241,7 +241,7 @@ def run_all(what: str, jobs: Sequence[tuple[Callable[..., Any], tuple[Any, ...]]
             if sys.stderr.isatty():
                 end = "\n" if done == len(jobs) else ""
                 print(f"\r  {what}: {done} of {len(jobs)}, about {left:.0f} s left ", end=end, file=sys.stderr)
-    print(f"  {what}: {len(jobs)} in {time.perf_counter() - began:.0f} s", flush=True)
+    print(f"  {what}: {len(jobs)} done", flush=True)
     return [found[place] for place in range(len(jobs))]
 
 
@@ -304,10 +304,11 @@ def findings(rows: Sequence[Row]) -> list[str]:
         found = averages(name)
         than = next(start for word, start in STARTS.items() if word in name)
         other = averages(than)[0]
-        verdict = "helps" if min(found) > other else "does not help" if max(found) <= other else "helps with some seeds"
+        above = sum(one > 100 * parent.average for one in found)
+        verdict = "better than" if min(found) > other else "worse than" if max(found) < other else "no better than"
         lines.append(
-            f"{name}: {median(found):.1f} ({min(found):.1f} to {max(found):.1f} over seeds) against {other:.1f} of {than},"
-            f" {100 * best_merge.average:.1f} of the best default merge: searching {verdict} over its own start"
+            f"{name}: {median(found):.1f} ({min(found):.1f} to {max(found):.1f} over seeds), {verdict} {than}, where it began"
+            f" ({other:.1f}); above the best parent with {above} of {len(found)} seeds"
         )
     parents = {domain: rows[place] for place, domain in enumerate(DOMAINS)}
     kept = [row for row in rows[2:] if all(row.share(domain) >= ENOUGH * parents[domain].share(domain) for domain in DOMAINS)]
@@ -352,7 +353,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     axes.set_title("Does searching help? Test questions, three seeds", loc="left", fontsize=11)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)
-    axes.legend(loc="center", frameon=False, fontsize=8)
+    axes.legend(loc=(0.2, 0.1), frameon=False, fontsize=8)
     save(figure, path)
 
 
@@ -363,7 +364,7 @@ def main() -> None:
     options = parser.parse_args()
     out: Path = options.out.resolve()
     docs = options.docs or out
-    began = time.perf_counter()
+    began, resumed = time.perf_counter(), out.exists()
     print("merging every method at its defaults ...", flush=True)
     entrants = unsearched(out)
     jobs: list[tuple[Callable[..., Any], tuple[Any, ...]]] = []
@@ -381,7 +382,8 @@ def main() -> None:
     write_json(out / "results.json", [{**asdict(row), "entrant": {**asdict(row.entrant), "file": None}} for row in rows])
     draw(rows, docs / "search-demo.png")
     print(f"\n{table}\n{short}\n" + "\n".join(said))
-    print(f"{time.perf_counter() - began:.0f} s; table and picture are in {docs}/", flush=True)
+    took = "an earlier run gone on with" if resumed else f"{time.perf_counter() - began:.0f} s"
+    print(f"{took}; table and picture are in {docs}/", flush=True)
 
 
 def search_all_weights(out: Path) -> list[Entrant]:

@@ -35,7 +35,7 @@ def nearest_texts(
     targets: Sequence[bytes],
     *,
     workers: int | None = None,
-    advance: Callable[[int, int], None] | None = None,
+    advance: Callable[[int, int], object] | None = None,
 ) -> tuple[Ints, Ints]:
     """The nearest target of each source.
 

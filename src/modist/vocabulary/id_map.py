@@ -82,7 +82,7 @@ def align_ids(
     given: Mapping[int, int] | None = None,
     cache: Path | None = None,
     workers: int | None = None,
-    advance: Callable[[int, int], None] | None = None,
+    advance: Callable[[int, int], object] | None = None,
 ) -> IdMap:
     """Map the ids of one tokenizer to those of another.
 
@@ -162,7 +162,7 @@ def _align(
     how: How,
     statistics: PairCounts | None,
     workers: int | None,
-    advance: Callable[[int, int], None] | None,
+    advance: Callable[[int, int], object] | None,
 ) -> IdMap:
     ids = match_exactly(one, two)
     reason = np.where(ids >= 0, EXACT, UNALIGNED).astype(np.uint8)

@@ -38,8 +38,8 @@ def variation(block: Block) -> Keys:
     apart = [np.subtract(values, first, out=values) for values in rest]
     if len(apart) == 1:
         return by_magnitude(apart[0])
-    mean = np.sum(apart, axis=0, dtype=np.float32) / np.float32(len(apart) + 1)
-    spread = mean * mean
+    mean: Floats = np.asarray(np.sum(apart, axis=0, dtype=np.float32) / np.float32(len(apart) + 1))
+    spread: Floats = np.square(mean)
     for values in apart:
         np.subtract(values, mean, out=values)
         np.multiply(values, values, out=values)
@@ -101,7 +101,7 @@ def merge(tensor: Tensor) -> Answer:
 
 def _erased(block: Block, deltas: list[Floats], factors: list[np.float32]) -> Floats:
     """The weighted mean of the deltas that have the sign of their sum, [n]."""
-    mass = np.sum(deltas, axis=0, dtype=np.float32)
+    mass: Floats = np.asarray(np.sum(deltas, axis=0, dtype=np.float32))
     positive = mass >= 0
     divisor = np.zeros(len(block), np.float32)
     merged = mass
