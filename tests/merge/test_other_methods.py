@@ -389,3 +389,19 @@ def test_passthrough_of_one_slice(llama: Trio, merge: Merge) -> None:
     }
     out = read_folder(merge(recipe))
     assert all((out[name].bits == tensor.bits).all() for name, tensor in read_folder(llama.two).items())
+
+
+@pytest.mark.parametrize("method", ["arcee_fusion", "breadcrumbs", "sce", "widen", "localize_and_stitch", "model_stock"])
+def test_a_nan_in_a_model_is_named(method: str, llama32: Trio, tmp_path: Path) -> None:
+    """Also where its element, or its row, would not be taken."""
+    tensors = dict(read_folder(llama32.two))
+    name = "model.layers.1.mlp.up_proj.weight"
+    values = tensors[name].float64.copy()
+    values[3, 5] = np.nan
+    broken = write_folder(tmp_path / "broken", tensors | {name: encode(values, "F32")})
+    each = {"weight": 0.5, "density": 0.5} if method == "breadcrumbs" else {}
+    models = [broken] if method == "arcee_fusion" else [llama32.one, broken]
+    path = write_recipe(tmp_path / "r.yml", recipe_of(method, llama32.base, models, each))
+    with pytest.raises(MergeError, match=rf"broken: tensor '{name}' holds NaN"):
+        merge_models(path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -71,6 +71,21 @@ def test_weights_are_reported_for_averages(trio: Trio, tmp_path: Path) -> None:
     assert [parent.overall for parent in report.parents] == pytest.approx([0.25, 0.75])
 
 
+def test_a_base_has_no_weight_where_the_others_alone_have(trio: Trio, tmp_path: Path) -> None:
+    path = recipe(tmp_path / "r.yml", trio, "nuslerp", {"weight": 1}, {"weight": 3})
+    assert [parent.overall for parent in merge(path, tmp_path / "out").parents] == [0.25, 0.75, None]
+    path = recipe(tmp_path / "r.yml", trio, "multislerp", {"weight": 1}, {"weight": 3}, normalize_weights=False)
+    assert [parent.overall for parent in merge(path, tmp_path / "out").parents] == [1, 3, None]
+
+
+def test_model_stock_tells_how_far_it_went(trio: Trio, tmp_path: Path) -> None:
+    """|t| of the tensors, by norm: twins are followed all the way, right angles not at all."""
+    path = recipe(tmp_path / "r.yml", trio, "model_stock", {}, {})
+    one, two, base = merge(path, tmp_path / "out").parents
+    assert one.overall is not None and one.overall < 0.2 and base.overall is None
+    assert one.overall == pytest.approx(two.overall, rel=0.05)
+
+
 def test_manifest_and_card(trio: Trio, tmp_path: Path) -> None:
     (trio.one / "README.md").write_text("---\nlicense: mit\n---\n# one\n")
     (trio.two / "README.md").write_text("---\nlicense: apache-2.0\n---\n")

@@ -104,10 +104,11 @@ class Engine:
 
         for planned in plan.tensors:
             self._equip(planned, plan, crew, room, events)
-        merged = [planned.tensor for planned in plan.tensors if not planned.copied and planned.tensor.size]
-        if plan.method.across is not None and merged:
-            across = plan.method.across
-            crew.run([lambda: across(merged)])
+        across = plan.method.across
+        merged = [planned for planned in plan.tensors if not planned.copied and planned.tensor.size]
+        if across is not None and any(planned.name not in done for planned in merged):
+            tensors = [planned.tensor for planned in merged]
+            crew.run([lambda: across(tensors)])
 
         def job(planned: PlannedTensor) -> Callable[[], None]:
             def work() -> None:

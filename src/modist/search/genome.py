@@ -160,8 +160,8 @@ class Genome:
         return round(number) if parameter is not None and parameter.kind is int else number
 
     def changed(self, old: Coefficients | None, new: Coefficients) -> set[str]:
-        """The tensors whose parameters differ; all of them where there is no `old`."""
-        if old is None:
+        """The tensors whose parameters differ; all of them where there is no `old`, or a method that looks at all at once."""
+        if old is None or (self.plan.method.across is not None and old != new):
             return set(new.values)
         return {name for name in new.values if old.values[name] != new.values[name] or old.each[name] != new.each[name]}
 

@@ -51,6 +51,8 @@ def merge(tensor: Tensor) -> Answer:
     divergence = np.concatenate(
         tensor.survey(lambda block: divergences(block.rows(block[other]), block.rows(block.base)))
     ).astype(np.float32)
+    if not np.isfinite(divergence).all():
+        tensor.on_nonfinite(other)  # its rows would be left out without a word
 
     def importance(block: Block) -> Keys:
         delta = block.delta(other)
