@@ -70,7 +70,7 @@ class Tokenizer:
         """Of a BPE model, first the one that is tried first; older files write a pair as one string."""
         listed = self.model.get("merges") or ()
         try:
-            pairs = [tuple(merge.split(" ", 1)) if isinstance(merge, str) else tuple(merge) for merge in listed]
+            pairs: list[Any] = [tuple(merge.split(" ", 1)) if isinstance(merge, str) else tuple(merge) for merge in listed]
         except TypeError:
             pairs = [()]
         if not all(len(pair) == 2 and isinstance(pair[0], str) and isinstance(pair[1], str) for pair in pairs):
