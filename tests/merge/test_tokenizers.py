@@ -215,6 +215,12 @@ def test_another_alignment_is_another_merge(one: Path, two: Path, tmp_path: Path
     path = write_recipe(tmp_path / "r.yml", recipe([one, two], tokenizer_source="union"))
     merge_models(path, tmp_path / "out")
     assert merge_models(path, tmp_path / "out", resume=True).already
+    # Rows stay as they were, and the tokenizer does not.
+    data = json.loads((two / "tokenizer.json").read_text())
+    data["added_tokens"][-1]["lstrip"] = True
+    (two / "tokenizer.json").write_text(json.dumps(data))
+    assert not merge_models(path, tmp_path / "out", resume=True).already
+    assert merge_models(path, tmp_path / "out", resume=True).already
     data = json.loads((two / "tokenizer.json").read_text())
     vocabulary = data["model"]["vocab"]
     vocabulary["w1"], vocabulary["w2"] = vocabulary["w2"], vocabulary["w1"]

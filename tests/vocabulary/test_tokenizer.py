@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modist.errors import CheckpointError
+from modist.errors import CheckpointError, ModistError
 from modist.vocabulary.tokenizer import loaded_ids, read_tokenizer
+from modist.vocabulary.union import unite
 from tests.vocabulary.tiny_tokenizers import SHARED, SPECIAL, entry, letters, loaded, pieces, read, whole, words
 
 _REAL = ["models/stories260K", "models/babyllama-tok105", "tokenizers/gpt2-hf", "tokenizers/mistral-v3"]
@@ -119,3 +120,43 @@ def test_folders(tmp_path: Path) -> None:
 def test_ids_beyond_any_vocabulary_are_refused() -> None:
     with pytest.raises(CheckpointError, match="has the id 1000000000000, which is more than any vocabulary needs"):
         read(whole({"type": "WordLevel", "vocab": {"a": 0, "b": 10**12}}))
+
+
+_JUNK = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-5, 1 << 40),
+    st.text(max_size=3),
+    st.just([]),
+    st.just({}),
+    st.just([["a"]]),
+    st.just([1, 2]),
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.data())
+def test_any_damage_is_a_line_or_no_harm(data: st.DataObject) -> None:
+    """One place of a tokenizer holds something else: it is read, united with a whole one and loaded, or refused."""
+    kinds = [words("ab", ["<x>"]), letters([("a", "b"), ("ab", "c")], ["<x>"]), pieces({"a": -1.0, "b": -2.0}, ["<x>"])]
+    whole_one = data.draw(st.sampled_from(kinds))
+    damaged = json.loads(json.dumps(whole_one))
+    config: Any = {"pad_token": "<pad>", "added_tokens_decoder": {"1": {"content": "<s>"}}, "extra_special_tokens": ["<t>"]}
+    node: Any = data.draw(st.sampled_from([damaged, config]))
+    while True:
+        keys = list(node) if isinstance(node, dict) else list(range(len(node)))
+        if not keys:
+            break
+        key = data.draw(st.sampled_from(keys))
+        if isinstance(node[key], (dict, list)) and node[key] and data.draw(st.booleans()):
+            node = node[key]
+            continue
+        node[key] = data.draw(_JUNK)
+        break
+    try:
+        other = read(damaged, "damaged", config)
+        for parts in ([read(whole_one), other], [other, read(whole_one)]):
+            united = unite(parts)
+            assert united.tokenizer.tokens.keys() >= other.tokens.keys()
+    except ModistError as error:
+        assert "\n" not in str(error)

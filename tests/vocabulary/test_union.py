@@ -337,19 +337,21 @@ def test_qwen_with_more_tokens() -> None:
 
 @pytest.mark.full
 def test_two_large_tables() -> None:
-    """GPT-2's and Qwen's: nearly every token of the second can still be cut, and those that cannot are counted exactly."""
-    one, two = real("shared/tokenizers/gpt2-hf"), real("shared/tokenizers/qwen2.5")
+    """GPT-2's and Qwen's under one pre-tokenizer: all of the first's tokens are still cut, and nearly all of the second's."""
+    one, qwen = real("shared/tokenizers/gpt2-hf"), real("shared/tokenizers/qwen2.5")
+    rules = {key: one.data[key] for key in ("normalizer", "pre_tokenizer", "decoder")}
+    two = make_tokenizer({**qwen.data, **rules}, qwen.config, "two")
     united = unite([one, two])
     library = loaded(united.tokenizer.data)
-    own, theirs = loaded(one.data), loaded(two.data)
-    lost = kept = 0
-    for part, alone in ((one, own), (two, theirs)):
+    kept, lost = {one.label: 0, two.label: 0}, {one.label: 0, two.label: 0}
+    for part in (one, two):
+        alone = loaded(part.data)
         for token, number in part.words.items():
             text = alone.decode([number])
-            if "�" in text or alone.encode(text).tokens != [token]:
-                continue
-            found = library.encode(text).tokens == [token]
-            if part is one:
-                assert found, token
-            lost, kept = lost + (not found), kept + found
-    assert lost < kept / 50, f"{lost} lost, {kept} kept"
+            if "\N{REPLACEMENT CHARACTER}" not in text and alone.encode(text).tokens == [token]:
+                (kept if library.encode(text).tokens == [token] else lost)[part.label] += 1
+    assert lost[one.label] == 0 and kept[one.label] > 45_000
+    assert 0 < lost["two"] <= 1210 and kept["two"] > 100_000
+    assert "; 1210 of the 109387 tokens only two has are no longer cut from any text" in " ".join(united.remarks)
+    # With its own pre-tokenizer more are, which no count of merges can know.
+    assert "; at least 1210 of the 109387" in " ".join(unite([one, qwen]).remarks)

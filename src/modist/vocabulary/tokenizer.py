@@ -68,10 +68,14 @@ class Tokenizer:
     @cached_property
     def merges(self) -> tuple[Merge, ...]:
         """Of a BPE model, first the one that is tried first; older files write a pair as one string."""
-        return tuple(
-            tuple(merge.split(" ", 1)) if isinstance(merge, str) else (merge[0], merge[1])  # type: ignore[misc]
-            for merge in self.model.get("merges") or ()
-        )
+        listed = self.model.get("merges") or ()
+        try:
+            pairs: list[Any] = [tuple(merge.split(" ", 1)) if isinstance(merge, str) else tuple(merge) for merge in listed]
+        except TypeError:
+            pairs = [()]
+        if not all(len(pair) == 2 and isinstance(pair[0], str) and isinstance(pair[1], str) for pair in pairs):
+            raise CheckpointError(f"{self.label}: {FILE} has merges that are no pairs of tokens")
+        return tuple(pairs)
 
     @cached_property
     def spelling(self) -> Spelling:
@@ -117,6 +121,8 @@ def make_tokenizer(data: Mapping[str, Any], config: Mapping[str, Any], label: st
     try:
         words, entries = _words(data["model"]), [dict(entry) for entry in data.get("added_tokens") or ()]
         entries = [dict.fromkeys(FLAGS, False) | entry for entry in entries if entry["content"]]
+        if not all(isinstance(entry["content"], str) for entry in entries):
+            raise TypeError("a token that is no text")
         stated = {entry["content"]: entry["id"] for entry in entries}
         numbers = loaded_ids(words, [entry["content"] for entry in entries])
     except (KeyError, TypeError, AttributeError, IndexError, ValueError):
@@ -173,13 +179,15 @@ def _named(config: Mapping[str, Any]) -> list[dict[str, Any]]:
     listed = config.get("added_tokens_decoder")
     if isinstance(listed, Mapping):
         for _, entry in sorted(listed.items(), key=lambda item: (len(item[0]), item[0])):
-            if (text := content_of(entry)) is not None:
+            if isinstance(entry, Mapping) and (text := content_of(entry)) is not None:
                 found.setdefault(text, {flag: bool(entry.get(flag)) for flag in FLAGS} | {"content": text})
-    extra = [config.get(key) for key in ("additional_special_tokens", "extra_special_tokens")]
-    values = [value for part in extra for value in (part.values() if isinstance(part, Mapping) else part or ())]
-    for text in [*named_tokens(config).values(), *(content_of(value) for value in values)]:
-        if text is not None:
-            found.setdefault(text, {flag: flag == "special" for flag in FLAGS} | {"content": text})
+    texts = list(named_tokens(config).values())
+    for key in ("additional_special_tokens", "extra_special_tokens"):
+        part = config.get(key)
+        values = part.values() if isinstance(part, Mapping) else part if isinstance(part, list) else ()
+        texts += [text for value in values if (text := content_of(value)) is not None]
+    for text in texts:
+        found.setdefault(text, {flag: flag == "special" for flag in FLAGS} | {"content": text})
     return list(found.values())
 
 
@@ -189,8 +197,8 @@ def _words(model: Mapping[str, Any]) -> dict[str, int]:
         words = dict(vocabulary)
     else:
         words = {entry[0]: number for number, entry in enumerate(vocabulary)}
-        if len(words) < len(vocabulary):
-            raise ValueError("a piece is listed twice")
+        if len(words) < len(vocabulary) or not all(isinstance(entry[1], (int, float)) for entry in vocabulary):
+            raise ValueError("a piece is listed twice, or has no score")
     if not all(isinstance(text, str) and type(number) is int and number >= 0 for text, number in words.items()):
         raise TypeError("not words and ids")
     return words
