@@ -164,7 +164,8 @@ def recipe(method: str, models: Path) -> str:
         entries += f"- model: {models / name}\n{given}"
     base = f"base_model: {models / 'base'}\n" if "base" in wanted.inputs else ""
     shared = f"parameters: {{{wanted.shared}}}\n" if wanted.shared else ""
-    return f"merge_method: {method}\n{base}models:\n{entries}{shared}dtype: bfloat16\n"
+    # mergekit writes some methods as float32 unless `out_dtype` says otherwise.
+    return f"merge_method: {method}\n{base}models:\n{entries}{shared}dtype: bfloat16\nout_dtype: bfloat16\n"
 
 
 # -------------------------------------------------------------- what children do
