@@ -8,8 +8,8 @@ modist, mergekit. Inputs lie in the page cache; what the run before wrote is del
 modist syncs its output to disk before it says it is done and mergekit does not; the seconds that takes are
 shown beside the total. 1.5B is measured for memory only.
 
-mergekit takes minutes for some methods, so `--shape 0.5B-short` has 0.5B's widths and a quarter of its layers, and
-`--mergekit-runs 1` runs it once for modist's three times; both are said in the report. `--only della,sce` measures some
+mergekit takes minutes for some methods, so `--shape 0.5B-short` has 0.5B's widths, a sixth of its layers and a smaller
+vocabulary, and `--mergekit-runs 1` runs it once for modist's three times; both are said in the report. `--only della,sce` measures some
 methods, and rows of several such runs are put in one table by `--join`.
 
 This process stays small on purpose (only its children import numpy): Linux counts a parent's memory at the
@@ -99,7 +99,7 @@ class Shape:
 SHAPES = {
     "tiny": Shape(2048, 128, 4, 4, 2, 320),
     "0.5B": Shape(151936, 896, 24, 14, 2, 4864),
-    "0.5B-short": Shape(151936, 896, 6, 14, 2, 4864),
+    "0.5B-short": Shape(32000, 896, 4, 14, 2, 4864),
     "1.5B": Shape(151936, 1536, 28, 12, 2, 8960, memory_only=True),
 }
 
@@ -164,7 +164,8 @@ def recipe(method: str, models: Path) -> str:
         entries += f"- model: {models / name}\n{given}"
     base = f"base_model: {models / 'base'}\n" if "base" in wanted.inputs else ""
     shared = f"parameters: {{{wanted.shared}}}\n" if wanted.shared else ""
-    return f"merge_method: {method}\n{base}models:\n{entries}{shared}dtype: bfloat16\n"
+    # mergekit writes some methods as float32 unless `out_dtype` says otherwise.
+    return f"merge_method: {method}\n{base}models:\n{entries}{shared}dtype: bfloat16\nout_dtype: bfloat16\n"
 
 
 # -------------------------------------------------------------- what children do

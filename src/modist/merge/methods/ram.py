@@ -22,8 +22,6 @@ from modist.checkpoint.dtype import Floats
 from modist.merge.method import Method, Parameter
 from modist.merge.tensor import Answer, Block, Tensor
 
-Mask = npt.NDArray[np.bool_]
-
 
 def changed(block: Block, epsilon: np.float32) -> tuple[list[Floats], npt.NDArray[np.uint8]]:
     """Each delta [n] with what its model left alone zeroed, and how many models changed each element."""

@@ -14,8 +14,9 @@ Source: Wan et al. 2024, FuseChat (arXiv 2408.07990), section 3.3; floors as in 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
-import numpy.typing as npt
 
 from modist.checkpoint.dtype import Floats
 from modist.merge.method import Method, Parameter
@@ -24,8 +25,6 @@ from modist.merge.tensor import Answer, Block, Copy, Tensor
 
 # Below this sum of mean squares models weigh the same, and a smaller divisor counts as this large.
 TINY = 1e-6
-
-Mask = npt.NDArray[np.bool_]
 
 
 def variation(block: Block) -> Keys:
@@ -38,13 +37,22 @@ def variation(block: Block) -> Keys:
     apart = [np.subtract(values, first, out=values) for values in rest]
     if len(apart) == 1:
         return by_magnitude(apart[0])
-    mean: Floats = np.asarray(np.sum(apart, axis=0, dtype=np.float32) / np.float32(len(apart) + 1))
-    spread: Floats = np.square(mean)
+    mean = _sum(apart)
+    np.divide(mean, np.float32(len(apart) + 1), out=mean)
+    spread = np.multiply(mean, mean)
     for values in apart:
         np.subtract(values, mean, out=values)
         np.multiply(values, values, out=values)
         np.add(spread, values, out=spread)
     return by_magnitude(spread)
+
+
+def _sum(terms: Sequence[Floats]) -> Floats:
+    """The sum of several arrays [n], in order, in a new one."""
+    total = terms[0].copy()
+    for term in terms[1:]:
+        np.add(total, term, out=total)
+    return total
 
 
 def selected(tensor: Tensor, topk: float) -> Largest | None:
@@ -101,7 +109,7 @@ def merge(tensor: Tensor) -> Answer:
 
 def _erased(block: Block, deltas: list[Floats], factors: list[np.float32]) -> Floats:
     """The weighted mean of the deltas that have the sign of their sum, [n]."""
-    mass: Floats = np.asarray(np.sum(deltas, axis=0, dtype=np.float32))
+    mass = _sum(deltas)
     positive = mass >= 0
     divisor = np.zeros(len(block), np.float32)
     merged = mass

@@ -89,8 +89,8 @@ def karcher(dots: Values, max_iter: int, tol: float) -> Values:
         size = length(mean, cosines)
         if size > tol:
             mean = mean / size
-    weights: Values = mean / safe * float(norms.mean())
-    return weights
+    found: Values = mean / safe * float(norms.mean())
+    return found
 
 
 def combine(tensor: Tensor, inputs: tuple[int, ...], coefficients: Values) -> Answer:
