@@ -9,8 +9,8 @@ modist syncs its output to disk before it says it is done and mergekit does not;
 shown beside the total. 1.5B is measured for memory only.
 
 mergekit takes minutes for some methods, so `--shape 0.5B-short` has 0.5B's widths, a sixth of its layers and a smaller
-vocabulary, and `--mergekit-runs 1` runs it once for modist's three times; both are said in the report. `--only della,sce` measures some
-methods, and rows of several such runs are put in one table by `--join`.
+vocabulary, and `--mergekit-runs 1` runs it once for modist's three times; both are said in the report. `--only della,sce`
+measures some methods, and rows of several such runs are put in one table by `--join`.
 
 This process stays small on purpose (only its children import numpy): Linux counts a parent's memory at the
 moment of the fork into its child's peak.
