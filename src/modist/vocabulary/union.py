@@ -122,9 +122,10 @@ class _Growing:
             )
             if lost:
                 example = ", ".join(map(repr, joined.unreachable[:3]))
-                remark += (
-                    f"; {lost} of the {len(new)} tokens only {other.label} has are no longer cut from any text ({example})"
-                )
+                # What another pre-tokenizer splits before the merges are asked is not counted.
+                fewest = "at least " if _odd_rules(self.first, other) else ""
+                whose = f"tokens only {other.label} has are no longer cut from any text ({example})"
+                remark += f"; {fewest}{lost} of the {len(new)} {whose}"
             self.remarks.append(remark)
         self.merges = joined.merges
         if (
