@@ -26,7 +26,7 @@ from modist.errors import UserError
 from modist.merge.layer import layer_of
 from modist.merge.method import Method, find_method
 from modist.merge.models import open_adapter
-from modist.merge.plan import check_parameters, resolve
+from modist.merge.parameters import check_parameters, resolve
 from modist.recipe import Recipe, Scalar
 
 if TYPE_CHECKING:

@@ -10,18 +10,19 @@ from dataclasses import dataclass, replace
 from modist.checkpoint.dtype import FLOATS, NAMES
 from modist.checkpoint.folder import Checkpoint
 from modist.checkpoint.quantised import quantisation, way_out
-from modist.errors import UserError, nearest
+from modist.errors import UserError
 from modist.merge.layer import template, text_config
 from modist.merge.layer_lists import mixed_layers, restack
-from modist.merge.method import Method, Parameter, find_method, methods
+from modist.merge.method import Method, find_method
 from modist.merge.output_template import OutputTemplate, check_template_of, plan_template
 from modist.merge.output_tokenizer import plan_vocabulary
+from modist.merge.parameters import check_filters, check_parameters, misplaced, resolve
 from modist.merge.scaling import Scaling, attach_scaling
 from modist.merge.source import open_source
 from modist.merge.stack import Place, Stack, check_fit, open_stack
 from modist.merge.tensor import Tensor
 from modist.merge.vocabulary import Vocabulary, is_by_token
-from modist.recipe import Key, ModelReference, Recipe, Scalar, Setting, Slice, Source
+from modist.recipe import Key, ModelReference, Recipe, Scalar
 from modist.vocabulary.tokens import token_map
 
 _EMBEDDING = re.compile(r"(^|\.)(embed_tokens|wte|word_embeddings|embed_in)\.weight$")
@@ -194,8 +195,8 @@ def make_plan(
         check_fit(stack, donor)
 
     places, drops, untied, warnings = _output_places(stack, inputs, donor, allow)
-    _check_filters(recipe, _every_name(places))
-    warnings += _misplaced(recipe, method)
+    check_filters(recipe, _every_name(places))
+    warnings += misplaced(recipe, method)
     planned = [_plan_tensor(recipe, method, place, name, seed) for name, place in places.items()]
     vocabulary = plan_vocabulary(recipe, inputs, base, lead, checkpoints, embedding_rows)
     if vocabulary is not None:
@@ -277,65 +278,10 @@ def _check_counts(recipe: Recipe, method: Method, with_base: bool) -> None:
             )
 
 
-def _every_settings(recipe: Recipe) -> Iterable[tuple[str, Setting, Source | None]]:
-    for name, setting in recipe.parameters.items():
-        yield name, setting, None
-    for part in recipe.slices:
-        for name, setting in part.parameters.items():
-            yield name, setting, None
-        for source in part.sources:
-            for name, setting in source.parameters.items():
-                yield name, setting, source
-
-
-def check_parameters(recipe: Recipe, method: Method) -> None:
-    if recipe.scaling is not None and not method.scales:
-        scaled = ", ".join(name for name, other in methods().items() if other.scales)
-        raise recipe.document.error(f"{method.name} merges no deltas that could be scaled; {scaled} do", "scaling")
-    known = [parameter.name for parameter in method.parameters]
-    for name, setting, _ in _every_settings(recipe):
-        parameter = method.parameter(name)
-        if parameter is None:
-            raise recipe.document.error(
-                f"{method.name} has no parameter {name!r}{nearest(name, known)} (it has: {', '.join(known) or 'none'})",
-                *setting.path,
-            )
-        for value, path in setting.scalars():
-            try:
-                parameter.check(value)
-            except ValueError as error:
-                raise recipe.document.error(str(error), *path) from None
-
-
-def _misplaced(recipe: Recipe, method: Method) -> list[str]:
-    remarks = []
-    for name, setting, source in _every_settings(recipe):
-        parameter = method.parameter(name)
-        if source is not None and parameter is not None and parameter.scope == "shared":
-            remarks.append(
-                f"{recipe.document.where(*setting.path)} {name} is shared by all models and has no effect under one;"
-                " move it to the recipe's parameters"
-            )
-    return remarks
-
-
 def _every_name(places: Mapping[str, Place]) -> list[str]:
     """The output's names, then those that its sources have and it has not."""
     there = (place.name_in(index, name) for name, place in places.items() for index in range(len(place.part.sources)))
     return list(dict.fromkeys([*places, *there]))
-
-
-def _check_filters(recipe: Recipe, names: Sequence[str]) -> None:
-    parts = sorted({part for name in names for part in re.split(r"[.]", name) if not part.isdigit()})
-    for _, setting, _ in _every_settings(recipe):
-        for case in setting.filters():
-            if not any(case.matches(name) for name in names):
-                assert case.filter is not None
-                raise recipe.document.error(
-                    f"the filter {case.filter!r} matches no tensor{nearest(case.filter, parts)}"
-                    f" (names are made of: {', '.join(parts[:14])})",
-                    *case.path,
-                )
 
 
 def _refuse_quantised(checkpoint: Checkpoint) -> None:
@@ -383,29 +329,6 @@ def _equal(checkpoint: Checkpoint, one: str, two: str) -> bool:
         == checkpoint.read(two, start, min(start + step, a.elements)).tobytes()
         for start in range(0, a.elements, step)
     )
-
-
-def resolve(
-    recipe: Recipe,
-    part: Slice,
-    source: Source | None,
-    parameter: Parameter,
-    name: str,
-    depth: float,
-    label: str,
-) -> Scalar:
-    for settings in recipe.settings(part, source):
-        setting = settings.get(parameter.name)
-        value = setting.at(name, depth) if setting else None
-        if value is not None:
-            return parameter.check(value)
-    if parameter.default is None:
-        whose = f" for {label}" if source else ""
-        raise recipe.document.error(
-            f"the parameter {parameter.name!r} ({parameter.help}) is missing{whose} at tensor {name!r}",
-            *(source.path if source else ("merge_method",)),
-        )
-    return parameter.default
 
 
 def _plan_tensor(recipe: Recipe, method: Method, place: Place, name: str, seed: int) -> PlannedTensor:
