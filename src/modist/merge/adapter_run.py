@@ -87,8 +87,9 @@ def merge_adapters(recipe: Recipe, out: Path, *, resume: bool, hash_inputs: bool
 def _write(plan: AdapterPlan, staging: Staging, watch: Watch) -> tuple[float | None, dict[str, float]]:
     """The weight file; returns the share of the norm that was lost, and seconds."""
     began = time.perf_counter()
-    entries: list[tuple[str, str, tuple[int, ...]]]
-    entries = [(name, plan.dtype, shape) for module in plan.modules for name, shape in module.stored]
+    entries: list[tuple[str, str, tuple[int, ...]]] = [
+        (name, plan.dtype, shape) for module in plan.modules for name, shape in module.stored
+    ]
     copies = common_copies(plan)
     entries += [(name, held.weights.tensors[name].dtype, held.weights.tensors[name].shape) for name, held in copies.items()]
     (laid,) = lay_out(entries, staging.model, 1 << 62)
