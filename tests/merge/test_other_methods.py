@@ -104,6 +104,18 @@ def test_karcher_of_four(four: tuple[Trio, Path], merge: Merge) -> None:
     check(merge(recipe), recipe, trio.layers)
 
 
+@pytest.mark.parametrize("steps", [0, 1, 2, 10])
+def test_karcher_step_by_step(steps: int) -> None:
+    """From dot products alone, of vectors so far apart that every step counts."""
+    from modist.merge.methods.sphere import karcher
+
+    vectors = [np.array(x, float) for x in ([1, 0.1, 0, 0], [0.9, -0.2, 0.1, 0], [-0.5, 2, 0.3, 0], [0, 0.2, -0.4, 1.5])]
+    settings = {"max_iter": steps, "tol": 1e-9}
+    given = reference_others.Given("x", None, vectors, lambda name, default: [], lambda name, default: settings[name])
+    found = karcher(np.array([[a @ b for b in vectors] for a in vectors]), steps, 1e-9) @ np.array(vectors)
+    assert np.allclose(found, reference_others.karcher(given).value, rtol=0, atol=1e-12)
+
+
 # -------------------------------------------------------------- limits
 
 PAIRS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
