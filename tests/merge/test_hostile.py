@@ -577,7 +577,7 @@ BAD: list[Bad] = [
     *(Bad(text, "r.yml") for text in WORDLESS),
     *_values(LINEAR.replace("{weight: 0.5}", "{weight: VALUE}", 1), NO_WEIGHT),
     *_values(MOD.replace("[0.6, 0.4]", "VALUE"), NO_WEIGHTS),
-    *_values(LINEAR.replace("linear", "VALUE"), ["5", "[]", "~", "lniear", "passthrough", "''", "Linear"]),
+    *_values(LINEAR.replace("linear", "VALUE"), ["5", "[]", "~", "lniear", "pasthrough", "''", "Linear"]),
     *_values(MOD + "normalize: VALUE\n", ["5", "min-max", "true", "[minmax]"]),
     *_values(MOD + "scope: VALUE\n", ["attention", "MLP", "{}"]),
     *_values(MOD + "select: VALUE\n", ["1", "draw"]),

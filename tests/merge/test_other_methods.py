@@ -104,6 +104,18 @@ def test_karcher_of_four(four: tuple[Trio, Path], merge: Merge) -> None:
     check(merge(recipe), recipe, trio.layers)
 
 
+@pytest.mark.parametrize("steps", [0, 1, 2, 10])
+def test_karcher_step_by_step(steps: int) -> None:
+    """From dot products alone, of vectors so far apart that every step counts."""
+    from modist.merge.methods.sphere import karcher
+
+    vectors = [np.array(x, float) for x in ([1, 0.1, 0, 0], [0.9, -0.2, 0.1, 0], [-0.5, 2, 0.3, 0], [0, 0.2, -0.4, 1.5])]
+    settings = {"max_iter": steps, "tol": 1e-9}
+    given = reference_others.Given("x", None, vectors, lambda name, default: [], lambda name, default: settings[name])
+    found = karcher(np.array([[a @ b for b in vectors] for a in vectors]), steps, 1e-9) @ np.array(vectors)
+    assert np.allclose(found, reference_others.karcher(given).value, rtol=0, atol=1e-12)
+
+
 # -------------------------------------------------------------- limits
 
 PAIRS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -405,3 +417,42 @@ def test_a_nan_in_a_model_is_named(method: str, llama32: Trio, tmp_path: Path) -
     with pytest.raises(MergeError, match=rf"broken: tensor '{name}' holds NaN"):
         merge_models(path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_widen_s_middle_column_is_not_above_the_mean(tmp_path: Path, merge: Merge) -> None:
+    """Of an odd number of columns one has exactly the mean rank."""
+    generator = np.random.default_rng(9)
+    shapes = {"model.layers.0.mlp.up_proj.weight": (5, 7), "model.embed_tokens.weight": (9, 4)}
+    base = {name: encode(generator.standard_normal(shape), "F32") for name, shape in shapes.items()}
+    folders = [write_folder(tmp_path / "base", base)]
+    folders += [write_folder(tmp_path / f"tune{seed}", tuned(base, seed, 0.1)) for seed in (1, 2)]
+    recipe = recipe_of("widen", folders[0], folders[1:])
+    check(merge(recipe), recipe, 2)
+
+
+def test_localize_breaks_ties_by_tensor_and_place(tmp_path: Path, merge: Merge) -> None:
+    """Deltas of seven magnitudes, in tensors of several blocks: who is kept of the equals hangs on the blocks' count."""
+    generator = np.random.default_rng(3)
+    names = {f"model.layers.{i}.mlp.up_proj.weight": shape for i, shape in enumerate([(1100, 701), (300, 301), (700, 701)])}
+    base = {name: encode(generator.integers(-8, 8, shape) / 8, "BF16") for name, shape in names.items()}
+    folders = [write_folder(tmp_path / "base", base)]
+    for number in (1, 2):
+        moved = {n: encode(t.float64 + generator.integers(-3, 4, t.bits.shape) / 16, "BF16") for n, t in base.items()}
+        folders.append(write_folder(tmp_path / f"tune{number}", moved))
+    recipe = recipe_of("localize_and_stitch", folders[0], folders[1:], {"density": 0.2})
+    check(merge(recipe, threads=3), recipe, 3, nothing_near=True)
+
+
+def test_sums_are_added_in_the_order_of_blocks() -> None:
+    """Whichever block comes first: 1e16 + 1 - 1e16 is 0 in one order and 1 in another."""
+    from modist.merge.tensor import _InOrder
+
+    terms = [np.array([[[1e16]], [[1.0]]]), np.array([[[-1e16]]]), np.array([[[1.0]]])]
+    totals = []
+    for order in ((0, 1, 2), (2, 1, 0), (1, 2, 0), (2, 0, 1)):
+        sums = _InOrder()
+        for number in order:
+            sums.add(number, terms[number])
+        assert sums.total is not None
+        totals.append(float(sums.total[0, 0]))
+    assert totals == [1.0] * 4
