@@ -35,7 +35,7 @@ def killed(root: Path, times: int, seed: int) -> None:
     recipe = write_recipe(root, training={"epochs": 4, "save_every": 2})
     whole = start(recipe, root / "whole")
     began = time.monotonic()
-    assert whole.wait(200) == 0
+    assert whole.wait(280) == 0
     seconds = time.monotonic() - began
     drawn = random.Random(seed)
     kills = 0
@@ -52,7 +52,7 @@ def killed(root: Path, times: int, seed: int) -> None:
             break
     else:
         process = start(recipe, root / "out")
-        assert process.wait(200) == 0, process.stderr and process.stderr.read()
+        assert process.wait(280) == 0, process.stderr and process.stderr.read()
     assert kills
     # The same distributions byte for byte, and the same weights.
     assert bytes_of(root / "out.d", "*.safetensors") == bytes_of(root / "whole.d", "*.safetensors")
@@ -67,5 +67,6 @@ def test_ten_kills(tmp_path: Path, seed: int) -> None:
     killed(tmp_path, 10, seed)
 
 
+@pytest.mark.timeout(900)
 def test_one_kill(tmp_path: Path) -> None:
     killed(tmp_path, 1, 4)

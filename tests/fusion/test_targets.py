@@ -110,7 +110,7 @@ def test_killed_while_aligning_and_gone_on_with(rooms: Path, tmp_path: Path, mon
 def test_chats_that_one_teacher_cannot_read_are_the_others(rooms: Path, tmp_path: Path) -> None:
     # Letters take more tokens than pieces: some chats are too long for the expert alone.
     recipe = write_recipe(
-        rooms, f"{tmp_path.name}.yml", fusion={"too_long": "skip", "target": "avgce"}, training={"max_length": 75}
+        rooms, f"{tmp_path.name}.yml", fusion={"too_long": "skip", "target": "avgce"}, training={"max_length": 52}
     )
     told = extract(recipe, tmp_path / "d", device="cpu")
     assert told[0].skipped < told[1].skipped
@@ -122,7 +122,7 @@ def test_chats_that_one_teacher_cannot_read_are_the_others(rooms: Path, tmp_path
 
 def test_nothing_to_train_on(rooms: Path, tmp_path: Path) -> None:
     recipe = write_recipe(
-        rooms, f"{tmp_path.name}.yml", fusion={"too_long": "skip", "include_pivot": False}, training={"max_length": 75}
+        rooms, f"{tmp_path.name}.yml", fusion={"too_long": "skip", "include_pivot": False}, training={"max_length": 52}
     )
     prepared = prepare(recipe)
     extract(recipe, tmp_path / "d", device="cpu")
