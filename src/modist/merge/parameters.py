@@ -13,6 +13,9 @@ from modist.recipe import Recipe, Scalar, Setting, Slice, Source
 def check_parameters(recipe: Recipe, method: Method) -> None:
     """Whether the method has every parameter that a recipe sets, and every value is in its range.
 
+    Published recipes carry words of the method they were first written for (`int8_mask` under slerp), which mergekit passes
+    over: a parameter of another method is remarked on by `misplaced`, a word that none has is a misspelling.
+
     Raises:
         RecipeError: with the line and the nearest right one.
     """
@@ -22,6 +25,8 @@ def check_parameters(recipe: Recipe, method: Method) -> None:
     known = [parameter.name for parameter in method.parameters]
     for name, setting, _ in _every_settings(recipe):
         parameter = method.parameter(name)
+        if parameter is None and _of_another(name):
+            continue
         if parameter is None:
             raise recipe.document.error(
                 f"{method.name} has no parameter {name!r}{nearest(name, known)} (it has: {', '.join(known) or 'none'})",
@@ -35,10 +40,14 @@ def check_parameters(recipe: Recipe, method: Method) -> None:
 
 
 def misplaced(recipe: Recipe, method: Method) -> list[str]:
-    """Remarks on parameters that stand under one model and are shared by all."""
+    """Remarks on parameters that have no effect: those of other methods, and shared ones that stand under one model."""
     remarks = []
     for name, setting, source in _every_settings(recipe):
         parameter = method.parameter(name)
+        if parameter is None:
+            known = ", ".join(parameter.name for parameter in method.parameters) or "none"
+            place = recipe.document.where(*setting.path)
+            remarks.append(f"{place} {method.name} has no parameter {name!r}, so it has no effect (it has: {known})")
         if source is not None and parameter is not None and parameter.scope == "shared":
             remarks.append(
                 f"{recipe.document.where(*setting.path)} {name} is shared by all models and has no effect under one;"
@@ -104,3 +113,8 @@ def _every_settings(recipe: Recipe) -> Iterable[tuple[str, Setting, Source | Non
         for source in part.sources:
             for name, setting in source.parameters.items():
                 yield name, setting, source
+
+
+def _of_another(name: str) -> bool:
+    """Whether some other method has a parameter of this name."""
+    return any(method.parameter(name) is not None for method in methods().values())

@@ -212,6 +212,8 @@ def make_plan(
         origins=origins, vocabulary=vocabulary, template=chat,
     )  # fmt: skip
     _check_presence(plan)
+    if plan.stacked and method.across is not None:
+        raise document.error(f"{method.name} ranks whole models, which slices of other layers or models are not", "slices")
     if origins is not None:
         _check_outside(plan)
         # Whether its config can be written is known before any tensor is read.
