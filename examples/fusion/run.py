@@ -42,7 +42,6 @@ ARMS = {
     "mixture .5": (_MIXTURE, 0.5, (0.5, 0.5)),
     f"clm{NOISY}": ({}, 1.0, None),
     f"mince .5{NOISY}": (_MINCE, 0.5, None),
-    f"avgce .5{NOISY}": (_AVGCE, 0.5, None),
 }
 
 
