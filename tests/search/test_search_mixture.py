@@ -251,7 +251,8 @@ def test_identical_experts_are_flagged(found: MixtureSearch) -> None:
     assert not twins.fit.unique
     assert twins.alike == ((0, 1),)
     assert "say the same of every token" in said(twins, "e0 and e1")
-    assert twins.weights[0] == pytest.approx(twins.weights[1])
+    # How copies share their weight is nothing the likelihood decides: the last digits are the arithmetic's.
+    assert twins.weights[0] == pytest.approx(twins.weights[1], rel=1e-4)
     assert twins.weights[0] + twins.weights[1] == pytest.approx(found.weights[0], abs=1e-6)
     # A mixture of two others is no copy of either.
     both = np.logaddexp(logs[:, 0], logs[:, 1]) + math.log(0.5)
