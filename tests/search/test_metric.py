@@ -115,6 +115,26 @@ def test_likelihood_of_few_logits_at_a_time(living: tuple[Any, Any], tmp_path: P
         assert metric(*living) == pytest.approx(whole, abs=1e-6)
 
 
+def test_batches_beside_each_other_give_the_same_bits(
+    general: tuple[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(likelihood_metric, "_BATCH", {"cpu": 64})
+    texts = [f"How many letters are in {'honey' * number}?" for number in range(1, 14)]
+    metric = Likelihood(jsonl(tmp_path / "d.jsonl", *texts))
+    alone = metric(*general)
+    given: list[int] = []
+    real = likelihood_metric._sums
+    monkeypatch.setattr(likelihood_metric, "_sums", lambda *a: (given.append(torch.get_num_threads()), real(*a))[1])
+    try:
+        for threads in (2, 3):
+            torch.set_num_threads(threads)
+            assert metric(*general) == alone
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(1)
+    assert len(given) > 6 and set(given) == {1}
+
+
 def test_likelihood_beyond_the_context(living: tuple[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     contents = [words(*range(10, 60)), words(*range(60, 77)), chat(words(*range(20, 45)), words(*range(50, 60))), words(3, 4)]
     monkeypatch.setattr(living[0].config, "max_position_embeddings", 16)
