@@ -260,10 +260,6 @@ WRONG: dict[str, tuple[Callable[[Trio], dict[str, Any]], tuple[str, ...]]] = {
         ("normalise", "'normalize'"),
     ),
     "misspelt-method": (spoiled(lambda r: r.update(merge_method="tise")), ("tise", "ties")),
-    "parameter-of-another-method": (
-        spoiled(lambda r: parameters(r).update(density=0.5), "linear"),
-        ("density",),
-    ),
     "density-high": (spoiled(lambda r: parameters(r).update(density=1.7)), ("1.7", "density")),
     "density-low": (spoiled(lambda r: parameters(r).update(density=-0.2)), ("-0.2", "density")),
     "density-in-a-gradient": (
