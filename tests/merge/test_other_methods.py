@@ -12,6 +12,9 @@ import pytest
 
 from modist.errors import MergeError, RecipeError, UserError
 from modist.merge import merge as merge_models
+from modist.merge.methods.sparsifiers import keep_by_rank
+from modist.merge.source import InMemory
+from modist.merge.tensor import Block, Tensor
 from tests.merge import reference_others
 from tests.merge.reference import OTHER_CASES
 from tests.merge.test_parity_reference import check
@@ -23,7 +26,7 @@ Merge = Callable[..., Path]
 @pytest.fixture(scope="module")
 def wide(tmp_path_factory: pytest.TempPathFactory) -> Trio:
     """float32 models whose embeddings take three of the engine's blocks."""
-    return plain_trio(tmp_path_factory.mktemp("wide"), "F32", seed=11, hidden=128, inner=200, layers=2, vocabulary=5000)
+    return plain_trio(tmp_path_factory.mktemp("wide"), "F32", seed=11, hidden=128, inner=200, layers=2, vocabulary=9000)
 
 
 @pytest.fixture(scope="module")
@@ -283,6 +286,27 @@ def test_della_keeps_by_rank_within_rows(wide: Trio, merge: Merge) -> None:
     # rows are drawn apart, and a vector is one row
     assert abs(np.corrcoef(masks[name, 0][0::2].ravel(), masks[name, 0][1::2].ravel())[0, 1]) < 0.15
     assert masks["model.norm.weight", 0].any() and not masks["model.norm.weight", 0].all()
+
+
+@pytest.mark.parametrize("rows", [1, 64])
+def test_della_is_a_draw_against_the_rank(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over evenly spread draws an element stays exactly d - e + 2 e rank / (n - 1) of the time; equals by their lowest rank."""
+    delta = np.array([3, -1, 0, 9, 1, -3, 2, -9, 9], np.float32)
+    n = len(delta)
+    rank = np.array([(np.abs(delta) < size).sum() for size in np.abs(delta)])
+    drawn = 32 * (n - 1)
+    every = ((np.arange(drawn) + 0.5) / drawn * 2**32).astype(np.uint32)
+    # Each row has its own order and size of the elements, so that its rivals cannot be another's.
+    turns = np.arange(rows * drawn) % rows
+    places = (np.arange(n) + turns[:, None]) % n
+    values = delta[places] * (turns[:, None] + 1).astype(np.float32)
+    each = {"density": 0.5, "epsilon": 0.25}
+    tensor = Tensor("t", values.shape, [InMemory(np.zeros_like(values)), InMemory(values)], 0, {}, [{}, each], row=n)
+    monkeypatch.setattr(Block, "draws", lambda self, stream: np.repeat(np.repeat(every, rows), n))
+    kept = keep_by_rank(tensor, 1)(tensor.block(0), values.reshape(-1)).reshape(values.shape)
+    for turn in range(rows):
+        share = kept[turns == turn].mean(axis=0)
+        np.testing.assert_array_equal(share, (0.25 + 0.5 * rank / (n - 1))[places[turn]])
 
 
 @pytest.mark.parametrize("method", DELLA)

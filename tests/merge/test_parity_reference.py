@@ -171,7 +171,7 @@ def test_sharded_inputs_and_outputs(family_trio: Callable[..., Trio], merge: Mer
 def wide(tmp_path_factory: pytest.TempPathFactory) -> Trio:
     """float32 models whose embeddings take three of the engine's blocks."""
     folder = tmp_path_factory.mktemp("wide")
-    return plain_trio(folder, "F32", seed=11, hidden=128, inner=200, layers=2, vocabulary=5000)
+    return plain_trio(folder, "F32", seed=11, hidden=128, inner=200, layers=2, vocabulary=9000)
 
 
 @pytest.mark.parametrize("memory", [1 << 30, 1 << 26], ids=["1GiB", "64MiB"])
@@ -185,7 +185,7 @@ def test_many_exact_ties_at_the_threshold(tmp_path: Path, merge: Merge) -> None:
     """Deltas of seven magnitudes: the reference's rule (lower flat index first) leaves nothing to chance."""
     generator = np.random.default_rng(3)
     # the second takes several blocks of the engine, so that the ties of one are counted before another's
-    shapes = [(300, 301), (1100, 701)]
+    shapes = [(300, 301), (1700, 701)]
     names = {f"model.layers.{i}.mlp.up_proj.weight": shape for i, shape in enumerate(shapes)}
     base = {name: encode(generator.integers(-8, 8, shape) / 8, "BF16") for name, shape in names.items()}
     folders = [write_folder(tmp_path / "base", base)]

@@ -29,9 +29,9 @@ MARGIN = 0.006
 _LOW_BITS = 15
 
 
-def by_magnitude(values: Floats) -> Keys:
-    """Keys that order as |value| does; `values` is overwritten."""
-    return np.abs(values, out=values).view(np.uint32)
+def by_magnitude(values: Floats, out: Floats | None = None) -> Keys:
+    """Keys that order as |value| does; `values` is overwritten unless there is an `out`."""
+    return np.abs(values, out=values if out is None else out).view(np.uint32)
 
 
 def rising(values: Floats) -> Keys:

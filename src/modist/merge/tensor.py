@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,7 +26,7 @@ from modist.merge.selection import ROOM, SAMPLE, Keys, Largest, largest_each
 from modist.merge.source import TensorSource
 from modist.recipe import Scalar
 
-BLOCK = 1 << 18
+BLOCK = 1 << 19
 # Sums are rounded in runs of this many elements and then added in float64, in order: the same for any block size.
 GRAIN = 1 << 12
 _SAMPLE_RUN = 1 << 10
@@ -189,11 +189,11 @@ class Tensor:
         self.on_survey()
         return self.crew.each(self.blocks, lambda number: measure(self.block(number)))
 
-    def total(self, terms: Callable[[Block], Sequence[Array]]) -> npt.NDArray[np.float64]:
+    def total(self, terms: Callable[[Block], Iterable[Array]]) -> npt.NDArray[np.float64]:
         """Sum over the tensor.
 
         Args:
-            terms: for a block, m arrays of elementwise terms [n] (or of run sums, see `run_sums`).
+            terms: for a block, m arrays of elementwise terms [n]; each is done with before the next is asked for.
 
         Returns:
             The m sums, float64.

@@ -34,7 +34,7 @@ def keep_largest(tensor: Tensor, index: int) -> Survivors:
     """The int(density n) largest magnitudes, at least one."""
     count = max(1, int(tensor.number("density", index) * tensor.size))
     chosen = tensor.largest(count, lambda block: by_magnitude(block.delta(index)))
-    return lambda block, delta: chosen.mask(block.number, by_magnitude(delta.copy()))
+    return lambda block, delta: chosen.mask(block.number, by_magnitude(delta, np.empty_like(delta)))
 
 
 def keep_middle(tensor: Tensor, index: int) -> Survivors:
@@ -48,7 +48,7 @@ def keep_middle(tensor: Tensor, index: int) -> Survivors:
     found = dict(zip(ranks, tensor.largest_each(ranks, lambda block: by_magnitude(block.delta(index))), strict=True))
 
     def survive(block: Block, delta: Floats) -> Mask:
-        keys = by_magnitude(delta.copy())
+        keys = by_magnitude(delta, np.empty_like(delta))
         last = found.get(outliers + kept)
         mask = np.ones(len(delta), np.bool_) if last is None else last.mask(block.number, keys)
         if outliers:
@@ -68,30 +68,37 @@ def keep_random(tensor: Tensor, index: int) -> Survivors:
 def keep_by_rank(tensor: Tensor, index: int) -> Survivors:
     """Each element with a probability that rises with the rank of its magnitude within its row; equals share the lowest rank.
 
-    p = d - e + 2 e rank / (n - 1) is drawn in two steps, so that most elements never need their rank: a draw below d - e keeps
-    any, one above d + e none, and between them an element stays if it is larger than one of the n - 1 smallest, at random.
+    p = d - e + 2 e rank / (n - 1) needs no ranks: a draw below d - e keeps any element, one above d + e none, and between
+    them an element stays if it is larger than a random one of its row, the row's largest apart.  That is true of rank out
+    of n - 1.
     """
     density, epsilon = tensor.number("density", index), tensor.number("epsilon", index)
     stream, row = f"della {index}", tensor.row
     assert row is not None
-    low, high = (np.uint32(round(p * (1 << 32))) for p in (density - epsilon, density + epsilon))
-    # A row of one has no ranks: it stays with the density itself.
-    alone = np.uint32(round(density * (1 << 32)))
-    step = (row - 1) / float(high - low) if high > low else 0.0
+    low, high = (np.uint32(min(round(p * (1 << 32)), (1 << 32) - 1)) for p in (density - epsilon, density + epsilon))
+    if row == 1 or low == high:
+        # A row of one has no ranks: it stays with the density itself.
+        return lambda block, delta: block.draws(stream) < np.uint32(round(density * (1 << 32)))
+    # Of a draw's place between low and high, in 2^32nds, to one of n - 1.
+    step = np.uint64(((row - 1) << 32) // int(high - low))
 
     def survive(block: Block, delta: Floats) -> Mask:
         drawn = block.draws(stream)
-        if row == 1 or not step:
-            return drawn < alone
         mask = drawn < low
         undecided = drawn < high
         np.not_equal(undecided, mask, out=undecided)
         places = np.flatnonzero(undecided)
-        keys = by_magnitude(delta.copy())
-        ordered = np.sort(block.rows(keys), axis=1).reshape(-1)
-        rank = ((drawn.take(places) - low) * step).astype(np.intp)
-        rank += np.repeat(np.arange(0, len(delta), row), np.count_nonzero(block.rows(undecided), axis=1))
-        mask[places] = keys.take(places) > ordered.take(rank)
+        keys = by_magnitude(delta, np.empty_like(delta))
+        own = keys.take(places)
+        # From here each row's first n - 1 keys are all but one largest, whose place the last has taken.
+        rows = block.rows(keys)
+        np.put_along_axis(rows, rows.argmax(axis=1)[:, None], rows[:, -1:], axis=1)
+        rival = (drawn.take(places) - low).astype(np.uint64)
+        np.multiply(rival, step, out=rival)
+        np.right_shift(rival, 32, out=rival)
+        found = rival.view(np.int64)
+        found += np.repeat(np.arange(0, len(delta), row), np.count_nonzero(block.rows(undecided), axis=1))
+        mask[places] = own > keys.take(found)
         return mask
 
     return survive

@@ -16,7 +16,7 @@ divide by the probability of staying; the two agree in expectation for DARE.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -37,6 +37,7 @@ from modist.merge.tensor import Answer, Block, Copy, Tensor
 
 TINY_NORM = 1e-7
 TINY_WEIGHT = 1e-8
+_SIGN_BIT = np.uint32(1 << 31)
 
 
 @dataclass(frozen=True)
@@ -73,17 +74,24 @@ def survivors(tensor: Tensor, index: int, how: Composition) -> Survivors | None:
     return found
 
 
-def norm_ratio(tensor: Tensor, index: int, kept: Survivors) -> float:
-    """|delta|_1 before over after sparsifying; 1 where either vanishes."""
+def norm_ratios(tensor: Tensor, kept: Mapping[int, Survivors]) -> dict[int, float]:
+    """For each delta, |delta|_1 before over after sparsifying; 1 where either vanishes."""
 
-    def norms(block: Block) -> list[Floats]:
-        delta = block.delta(index)
-        kept_here = kept(block, delta)
-        np.abs(delta, out=delta)
-        return [delta, delta * kept_here]
+    def norms(block: Block) -> Iterator[Floats]:
+        for index, mask in kept.items():
+            delta = block.delta(index)
+            kept_here = mask(block, delta)
+            np.abs(delta, out=delta)
+            yield delta
+            yield np.multiply(delta, kept_here, out=delta)
 
-    before, after = tensor.total(norms)
-    return float(before / after) if before >= TINY_NORM and after >= TINY_NORM else 1.0
+    if not kept:
+        return {}
+    sums = tensor.total(norms).reshape(-1, 2)
+    return {
+        index: float(before / after) if before >= TINY_NORM and after >= TINY_NORM else 1.0
+        for index, (before, after) in zip(kept, sums, strict=True)
+    }
 
 
 def merge(tensor: Tensor, how: Composition) -> Answer:
@@ -95,9 +103,9 @@ def merge(tensor: Tensor, how: Composition) -> Answer:
     masks = {index: survivors(tensor, index, how) for index in moved}
     scales = {index: np.float32(tensor.number("weight", index)) for index in moved}
     if tensor.flag("rescale"):
-        for index, mask in masks.items():
-            if mask is not None:
-                scales[index] = np.float32(tensor.number("weight", index) * norm_ratio(tensor, index, mask))
+        sparsified = {index: mask for index, mask in masks.items() if mask is not None}
+        for index, ratio in norm_ratios(tensor, sparsified).items():
+            scales[index] = np.float32(tensor.number("weight", index) * ratio)
     strength = tensor.number("lambda")
     divisor = sum(tensor.number("weight", index) for index in moved)
     shared_scale = strength / divisor if tensor.flag("normalize") and abs(divisor) >= TINY_WEIGHT else strength
@@ -140,23 +148,25 @@ def _elected(block: Block, tensor: Tensor, moved: Sequence[int], scales: dict[in
     mass = deltas[0].copy()
     for delta in deltas[1:]:
         np.add(mass, delta, out=mass)
-    positive = mass >= 0
-    divisor = np.zeros_like(mass) if tensor.flag("normalize") else None
-    merged = mass
-    merged.fill(0)
+    # A mass of -0 counts as positive.
+    np.add(mass, np.float32(0), out=mass)
+    minus = np.bitwise_and(mass.view(np.uint32), _SIGN_BIT, out=mass.view(np.uint32))
+    shares = []
     for index, delta in zip(moved, deltas, strict=True):
-        # A zero has no sign, so it agrees with neither.
-        agrees = np.equal(delta > 0, positive)
-        np.logical_and(agrees, delta != 0, out=agrees)
+        # Seen from the elected sign, what agrees is positive; a zero has no sign, so it agrees with neither.
+        np.bitwise_xor(delta.view(np.uint32), minus, out=delta.view(np.uint32))
+        agrees = (delta > 0).astype(np.float32)
         np.multiply(delta, agrees, out=delta)
         # In the delta's own units: its weight and rescaling are taken out again.
         block.note(f"kept {index}", np.einsum("i,i->", delta, delta) / float(scales[index]) ** 2)
-        np.add(merged, delta, out=merged)
-        if divisor is not None:
-            np.add(divisor, agrees * np.float32(tensor.number("weight", index)), out=divisor)
-    if divisor is not None:
-        np.add(divisor, divisor == 0, out=divisor)
+        if tensor.flag("normalize"):
+            shares.append(np.multiply(agrees, np.float32(tensor.number("weight", index)), out=agrees))
+    merged = _summed(deltas)
+    if shares:
+        divisor = _summed(shares)
+        np.add(divisor, (divisor == 0).astype(np.float32), out=divisor)
         np.divide(merged, divisor, out=merged)
+    np.bitwise_xor(merged.view(np.uint32), minus, out=merged.view(np.uint32))
     return merged
 
 
