@@ -109,7 +109,7 @@ class Method:
     """One row: the models read, what it must reach against mergekit, and the recipe mergekit runs for it.
 
     Attributes:
-        inputs: of base, one and two; the base first where the method needs one.
+        inputs: of base, one, two and the base's adapters; the base first where the method needs one.
         least, aim: how many times as fast as mergekit; `against` names another recipe of mergekit's, or `-` for none.
         each, shared: parameters of every model but the base, and of all.
     """
@@ -146,15 +146,28 @@ METHODS = {
     "arcee_fusion": Method(("base", "one"), 2, 4),
     "nearswap": Method(("base", "one"), 2, 4, shared="t: 0.001"),
     "passthrough": Method(("one",), 2, 4),
+    "stack": Method(PAIR, 2, 4),
+    "adapters": Method(("base", "lora-one", "lora-two"), 2, 4, each=HALVES),
     "widen": Method(ALL, 0, 0, against="-"),
     "localize_and_stitch": Method(ALL, 0, 0, against="-"),
 }
 ENGINE_OVER_FLOOR = {"linear": 2.5}
+RANK = 16
 
 
-def recipe(method: str, models: Path) -> str:
+def recipe(method: str, models: Path, layers: int) -> str:
     """YAML that both programs read (for `mod`: the paper's Configuration 1)."""
     wanted = METHODS[method]
+    if method == "stack":
+        # As many layers as before: mergekit 0.1.5 cannot write the config of a taller Qwen2 with transformers 5.
+        ranges = zip(wanted.inputs, ((0, layers // 2), (layers // 2, layers)), strict=True)
+        slices = "".join(f"- sources:\n  - {{model: {models / name}, layer_range: [{a}, {b}]}}\n" for name, (a, b) in ranges)
+        return f"merge_method: passthrough\nslices:\n{slices}dtype: bfloat16\n"
+    if method == "adapters":
+        pair = "".join(
+            f"- model: {models / 'base'}+{models / name}\n  parameters: {{{wanted.each}}}\n" for name in wanted.inputs[1:]
+        )
+        return f"merge_method: linear\nmodels:\n{pair}dtype: bfloat16\n"
     if method == "mod":
         experts = "".join(f"- source_model: {models / name}\n" for name in wanted.inputs)
         return f"base_model: {models / 'one'}\nexperts:\n{experts}weights: [0.9, 0.1]\n"
@@ -212,6 +225,41 @@ def make_models(shape: Shape, root: Path, seed: int) -> None:
                     file.write(stored.tobytes())
             file.flush()
             os.fsync(file.fileno())
+
+
+def make_adapters(shape: Shape, root: Path, seed: int) -> None:
+    """lora-one and lora-two: PEFT adapters of the base, of rank 16 on every linear layer."""
+    import numpy as np
+
+    linear = [(name.removesuffix(".weight"), size) for name, size in shape.tensors() if "_proj.weight" in name]
+    for stream, model in enumerate(("lora-one", "lora-two")):
+        generator = np.random.Generator(np.random.SFC64([seed, stream, 7]))
+        header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+        data, offset = [], 0
+        for name, (rows, columns) in linear:
+            for factor, size in (("A", (RANK, columns)), ("B", (rows, RANK))):
+                values = np.float32(0.02) * generator.standard_normal(size, dtype=np.float32)
+                data.append(values.tobytes())
+                place = [offset, offset + len(data[-1])]
+                header[f"base_model.model.{name}.lora_{factor}.weight"] = {"dtype": "F32", "shape": size, "data_offsets": place}
+                offset += len(data[-1])
+        text = json.dumps(header, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % 8)
+        folder = root / model
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "adapter_model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + b"".join(data))
+        config = {
+            "peft_type": "LORA",
+            "task_type": "CAUSAL_LM",
+            "base_model_name_or_path": str(root / "base"),
+            "r": RANK,
+            "lora_alpha": 2 * RANK,
+            "lora_dropout": 0.0,
+            "bias": "none",
+            "fan_in_fan_out": False,
+            "target_modules": sorted({name.rsplit(".", 1)[1] for name, _ in linear}),
+        }
+        (folder / "adapter_config.json").write_text(json.dumps(config, indent=2))
 
 
 def copy(inputs: Sequence[Path], output: Path) -> dict[str, float]:
@@ -324,13 +372,13 @@ def measure(
     """One method's processes in turn; `runs` of the floor and of modist, and of mergekit."""
     row = Row(method, shape)
     wanted = METHODS[method]
-    inputs = [models / name / "model.safetensors" for name in wanted.inputs]
+    inputs = [path for name in wanted.inputs for path in (models / name).glob("*.safetensors")]
     ours, theirs = work / f"{method}.yml", work / f"{method}-mergekit.yml"
-    ours.write_text(recipe(method, models))
+    ours.write_text(recipe(method, models, SHAPES[shape].layers))
     if wanted.against == "-":
         mergekit = None
     else:
-        theirs.write_text(recipe(wanted.against or method, models))
+        theirs.write_text(recipe(wanted.against or method, models, SHAPES[shape].layers))
     out, plain = work / "out", work / "floor.bin"
     for number in range(runs[0]):
         if floor:
@@ -351,14 +399,15 @@ def measure(
         written = weight_bytes(out)
 
         if mergekit and number < runs[1]:
-            settle(inputs, out, plain)
-            done = run([mergekit, theirs, out, "--no-copy-tokenizer", "--random-seed", "1"])
+            cache = work / "lora-cache"
+            settle(inputs, out, plain, cache)
+            done = run([mergekit, theirs, out, "--no-copy-tokenizer", "--random-seed", "1", "--lora-merge-cache", cache])
             row.mergekit.append(done.seconds)
             row.mergekit_peak.append(done.peak)
             row.mergekit_cpu.append(done.cpu)
             if abs(weight_bytes(out) - written) > written / 100:
                 sys.exit(f"{method}: modist wrote {written} bytes of weights, mergekit {weight_bytes(out)}")
-    settle([], out, plain)
+    settle([], out, plain, work / "lora-cache")
     return row
 
 
@@ -535,7 +584,7 @@ def models_of(shape: str, work: Path, seed: int) -> Path:
     """The folder with base, one and two; made once."""
     root = work / f"models-{shape}"
     mark = root / "made.json"
-    made = {"shape": asdict(SHAPES[shape]), "seed": seed, "version": 1}
+    made = {"shape": asdict(SHAPES[shape]), "seed": seed, "version": 2}
     if not mark.exists() or json.loads(mark.read_text()) != made:
         print(f"making three models of the {shape} shape", file=sys.stderr)
         run([sys.executable, HERE, "--make", shape, root, str(seed)])
@@ -642,6 +691,7 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     if sys.argv[1:2] == ["--make"]:
         make_models(SHAPES[sys.argv[2]], Path(sys.argv[3]), int(sys.argv[4]))
+        make_adapters(SHAPES[sys.argv[2]], Path(sys.argv[3]), int(sys.argv[4]))
     elif sys.argv[1:2] == ["--copy"]:
         print(json.dumps(copy([Path(name) for name in sys.argv[3:]], Path(sys.argv[2]))))
     else:
