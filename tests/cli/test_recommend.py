@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 
-from modist.cli import app
-from modist.cli.recommend import recommend_command
 from tests.cli.mixtures import GENERAL, MATH, ROOT, Modist
 
 QUESTIONS = ROOT / "examples" / "experts" / "questions"
@@ -18,8 +16,6 @@ QUESTIONS = ROOT / "examples" / "experts" / "questions"
 
 @pytest.fixture
 def modist(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Modist:
-    if not any(command.name == "recommend" for command in app.app.registered_commands):
-        app.app.command("recommend")(recommend_command)
     monkeypatch.setenv("MODIST_CACHE", str(tmp_path / "cache"))
     return Modist(monkeypatch, capsys)
 

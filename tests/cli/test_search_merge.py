@@ -8,10 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 
-from modist.cli import app as cli_app
-from modist.cli.search_merge import search_merge_command
 from modist.errors import ModistError
 from modist.mixture.load import load_model, load_tokenizer
 from modist.search import candidate
@@ -27,13 +24,6 @@ BASE = ROOT / "examples" / "experts" / "base"
 
 @pytest.fixture
 def modist(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Modist:
-    search = next((group.typer_instance for group in cli_app.app.registered_groups if group.name == "search"), None)
-    if search is None:
-        search = typer.Typer(rich_markup_mode=None)
-        search.callback()(lambda: None)
-        cli_app.app.add_typer(search, name="search")
-    if not any(command.name == "merge" for command in search.registered_commands):
-        search.command("merge")(search_merge_command)
     monkeypatch.chdir(tmp_path)
     return Modist(monkeypatch, capsys)
 

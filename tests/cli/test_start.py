@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from modist.cli.app import COMMANDS
+
 HEAVY = ("torch", "numpy", "transformers", "pydantic", "yaml", "huggingface_hub", "matplotlib", "safetensors")
 
 
@@ -26,10 +28,22 @@ def test_merging_never_imports_torch() -> None:
     assert "numpy" in loaded and not [name for name in ("torch", "transformers") if name in loaded]
 
 
+def test_a_command_waits_for_no_other() -> None:
+    help_of = "import sys; sys.argv = ['modist', 'merge', '--help']; from modist.cli import main\ntry: main()\nfinally: {}"
+    loaded = python(help_of.format("print('\\n'.join(sys.modules))")).split()
+    others = {place.split(".")[0] for place in COMMANDS.values()} - {"merge"}
+    assert "modist.cli.merge" in loaded and not [name for name in others if f"modist.cli.{name}" in loaded]
+
+
+def test_a_misspelt_command_is_told_the_nearest() -> None:
+    done = subprocess.run([sys.executable, "-m", "modist", "mrege"], capture_output=True, text=True)
+    assert done.returncode == 2 and "No such command 'mrege'. Did you mean 'merge'?" in done.stderr
+
+
 def test_every_command_has_help() -> None:
     listed = subprocess.run([sys.executable, "-m", "modist", "--help"], capture_output=True, text=True, check=True).stdout
-    for verb in ("merge", "generate", "score", "chat", "inspect", "verify", "methods", "recipe"):
-        assert verb in listed
+    for verb in COMMANDS:
+        assert f"  {verb} " in listed
         done = subprocess.run([sys.executable, "-m", "modist", verb, "--help"], capture_output=True, text=True)
         assert done.returncode == 0 and "Usage" in done.stdout
 

@@ -18,7 +18,7 @@ from modist.fusion.models import Participants
 from modist.fusion.plan import Chats, plan_distributions
 from modist.fusion.positions import picked_positions
 from modist.fusion.store import StoreError
-from modist.recipe import load_fusion_recipe
+from modist.recipe.fusion import load_fusion_recipe
 from tests.fusion.rooms import make_rooms, tiny_model, write_chats, write_recipe
 
 torch.set_num_threads(1)

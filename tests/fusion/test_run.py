@@ -17,7 +17,7 @@ from modist.fusion import run as run_module
 from modist.fusion.dataset import FusionDataset, collate
 from modist.fusion.training import steps_of
 from modist.merge.verify import verify
-from modist.recipe import load_fusion_recipe
+from modist.recipe.fusion import load_fusion_recipe
 from tests.fusion.rooms import make_rooms, write_recipe
 from tests.tiny_models import read_folder
 

@@ -24,11 +24,15 @@ from modist.errors import MergeError, UserError
 from modist.merge import MergeReport, Watch, run
 from modist.merge import merge as merge_models
 from modist.merge.verify import verify
+from tests.adapters import every, make_lora
+from tests.merge.test_tokenizers import WORDS
+from tests.merge.test_tokenizers import model as vocabulary_model
 from tests.tiny_models import llama_shapes, plain_trio, random_tensors, write_folder, write_recipe
+from tests.vocabulary.tiny_tokenizers import words
 
 DRIVER = Path(__file__).with_name("crash_driver.py")
 BLOCK = 4096
-METHODS = ("mod", "ties", "dare_ties")
+METHODS = ("mod", "stack", "ties", "adapted", "dare_ties", "union")
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,12 @@ def quiet_merge(recipe: Path, out: Path, **options: Any) -> tuple[MergeReport, C
 def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
     folder = tmp_path_factory.mktemp("crash")
     trio = plain_trio(folder, seed=3, shards=2, hidden=96, inner=192, vocabulary=256)
+    modules = [*every("self_attn.q_proj"), *every("mlp.down_proj")]
+    lora, other = (make_lora(folder / f"lora{seed}", trio.base, modules, seed=seed, rank=5 - seed).folder for seed in (0, 1))
+    vocabularies = [
+        vocabulary_model(folder / name, words(WORDS[::step], ["<x>", f"<{name}>"]), step + 5, padding=3, hidden=96, inner=192)
+        for name, step in (("forth", 1), ("back", -1))
+    ]
     tuned = [
         {"model": trio.one, "parameters": {"weight": 0.6, "density": 0.5}},
         {"model": trio.two, "parameters": {"weight": 0.4, "density": 0.7}},
@@ -72,13 +82,39 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
         },
         "ties": {"merge_method": "ties", "base_model": trio.base, "models": tuned},
         "dare_ties": {"merge_method": "dare_ties", "base_model": trio.base, "models": tuned},
-    }
+        # The middle layers of two models of three, merged at depths of their own, twice.
+        "stack": {
+            "merge_method": "della",
+            "base_model": trio.base,
+            "slices": [
+                {
+                    "sources": [
+                        {"model": trio.base, "layer_range": [1, 4]},
+                        {"model": trio.one, "layer_range": [first, first + 3], "parameters": {"weight": 0.6, "density": 0.5}},
+                        {"model": trio.two, "layer_range": [1, 4], "parameters": {"weight": 0.4, "density": 0.7}},
+                    ]
+                }
+                for first in (0, 1)
+            ],
+        },
+        "adapted": {"merge_method": "linear", "models": [
+            {"model": f"{trio.base}+{lora}", "parameters": {"weight": 0.6}},
+            {"model": f"{trio.one}+{other}", "parameters": {"weight": 0.4}},
+        ]},
+        "union": {"merge_method": "linear", "tokenizer": {"source": "union", "pad_to_multiple_of": 8}, "models": [
+            {"model": path, "parameters": {"weight": 0.5}} for path in vocabularies
+        ]},
+    }  # fmt: skip
     found = {}
     for name, recipe in recipes.items():
         path = write_recipe(folder / f"{name}.yml", recipe)
         merge_models(path, folder / name, threads=1)
         plan = run.prepare(path).plan
         found[name] = Case(path, digests(folder / name), len(plan.tensors))
+    path = write_recipe(folder / "adapters.yml", {"merge_method": "linear", "models": [
+        {"model": lora, "parameters": {"weight": 0.6}}, {"model": other, "parameters": {"weight": 0.4}}]})  # fmt: skip
+    merge_models(path, folder / "adapters")
+    found["adapters"] = Case(path, digests(folder / "adapters"), 0)
     return found
 
 
@@ -118,6 +154,9 @@ MOMENTS = [
     *[("ties", moment, 0) for moment in ("rename", "replaced")],
     *[("mod", *moment) for moment in (("survey", 14), ("blend", 9), ("fsync", 0))],
     *[("dare_ties", *moment) for moment in (("survey", 20), ("advance", 33), ("rename", 0))],
+    *[("stack", *moment) for moment in (("survey", 40), ("blend", 25), ("verify", 0))],
+    *[("adapted", *moment) for moment in (("advance", 30), ("rename", 0))],
+    *[("union", *moment) for moment in (("advance", 12), ("rename", 0))],
 ]
 
 
@@ -135,6 +174,21 @@ def test_killed_at_a_chosen_moment(cases: dict[str, Case], tmp_path: Path, metho
     if moment in ("fsync", "verify", "rename"):
         assert report.resumed == case.tensors
         assert phases["survey"] == phases["blend"] == 0
+
+
+@pytest.mark.parametrize("moment", ["advance", "fsync", "rename", "between"])
+def test_a_merge_of_adapters_killed(cases: dict[str, Case], tmp_path: Path, moment: str) -> None:
+    """It keeps no journal: the older result stays, and the next run writes the whole."""
+    case, out = cases["adapters"], tmp_path / "out"
+    parts = [{"model": case.recipe.parent / f"lora{number}", "parameters": {"weight": 0.5}} for number in (0, 1)]
+    halves = write_recipe(tmp_path / "r.yml", {"merge_method": "linear", "models": parts})
+    merge_models(halves, out)
+    old = digests(out)
+    ended(start(case, out, die=moment, after=3 if moment == "advance" else 0), -signal.SIGKILL)
+    assert whole_or_absent(out, old) == ("absent" if moment == "between" else "old")
+    merge_models(case.recipe, out, resume=True)
+    assert digests(out) == case.digests and verify(out).passed
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "r.yml"]
 
 
 def test_killed_before_anything_is_finished(cases: dict[str, Case], tmp_path: Path) -> None:
@@ -212,7 +266,7 @@ def many(cases: dict[str, Case], tmp_path: Path, times: int) -> Iterator[tuple[s
     draw = random.Random(20241106)
     merge_models(cases["ties"].recipe, tmp_path / "old")
     for number in range(times):
-        case, out = cases[METHODS[number % 3]], tmp_path / f"out{number}"
+        case, out = cases[METHODS[number % len(METHODS)]], tmp_path / f"out{number}"
         old = None
         if number % 2:
             shutil.copytree(tmp_path / "old", out)
@@ -224,15 +278,15 @@ def many(cases: dict[str, Case], tmp_path: Path, times: int) -> Iterator[tuple[s
         shutil.rmtree(out)
 
 
-def test_killed_at_five_random_moments(cases: dict[str, Case], tmp_path: Path) -> None:
-    assert len(list(many(cases, tmp_path, 5))) == 5
+def test_killed_at_six_random_moments(cases: dict[str, Case], tmp_path: Path) -> None:
+    assert len(list(many(cases, tmp_path, 6))) == 6
 
 
 @pytest.mark.full
-def test_killed_at_fifty_random_moments(cases: dict[str, Case], tmp_path: Path) -> None:
-    seen = list(many(cases, tmp_path, 50))
+def test_killed_at_ninety_random_moments(cases: dict[str, Case], tmp_path: Path) -> None:
+    seen = list(many(cases, tmp_path, 90))
     going_on = [count for found, count in seen if found != "new" and count]
-    assert len(going_on) >= 15, "the moments were not spread over the merge"
+    assert len(going_on) >= 27, "the moments were not spread over the merge"
 
 
 # ---------------------------------------------------------------- --resume

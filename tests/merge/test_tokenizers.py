@@ -33,12 +33,21 @@ WORDS = [f"w{number}" for number in range(12)]
 
 
 def model(
-    folder: Path, data: Mapping[str, Any], seed: int, *, tied: bool = False, padding: int = 0, dtype: str = "F32", **config: Any
+    folder: Path,
+    data: Mapping[str, Any],
+    seed: int,
+    *,
+    tied: bool = False,
+    padding: int = 0,
+    dtype: str = "F32",
+    hidden: int = 8,
+    inner: int = 12,
+    **config: Any,
 ) -> Path:
     """A small Llama whose embeddings have a row for each token of a tokenizer, and padding."""
     folder.mkdir(parents=True)
     tokens = write_tokenizer(folder, data)
-    shapes = llama_shapes(hidden=8, inner=12, layers=2, vocabulary=max(tokens.values()) + 1 + padding)
+    shapes = llama_shapes(hidden=hidden, inner=inner, layers=2, vocabulary=max(tokens.values()) + 1 + padding)
     if tied:
         del shapes[HEAD]
     tensors = random_tensors(shapes, seed, dtype)

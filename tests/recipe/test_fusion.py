@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from modist.errors import RecipeError
-from modist.recipe import json_schema, load_fusion_recipe
+from modist.recipe.fusion import load_fusion_recipe
+from modist.recipe.json_schema import json_schema
 
 
 @pytest.fixture

@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from modist.errors import RecipeError
-from modist.recipe import ModelReference, Recipe, json_schema, load_recipe, parse_recipe
+from modist.recipe import ModelReference, Recipe, load_recipe, parse_recipe
+from modist.recipe.json_schema import json_schema
 
 MOD = """\
 base_model: org/a

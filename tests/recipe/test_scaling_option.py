@@ -8,7 +8,8 @@ import pytest
 
 from modist.errors import RecipeError
 from modist.merge.plan import check_recipe
-from modist.recipe import json_schema, load_recipe, parse_recipe
+from modist.recipe import load_recipe, parse_recipe
+from modist.recipe.json_schema import json_schema
 from modist.recipe.recipe import ScalingOption
 
 RECIPE = """\

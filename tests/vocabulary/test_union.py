@@ -16,7 +16,7 @@ from modist.errors import UserError
 from modist.vocabulary.merges import cut, join
 from modist.vocabulary.tokenizer import Tokenizer, make_tokenizer, read_tokenizer
 from modist.vocabulary.union import unite
-from tests.vocabulary.tiny_tokenizers import SHARED, entry, letters, loaded, pieces, read, whole, words
+from tests.vocabulary.tiny_tokenizers import SHARED, entry, letters, loaded, pieces, read, whole, wordpieces, words
 
 pytest.importorskip("tokenizers")
 
@@ -230,6 +230,29 @@ def test_pieces_keep_their_scores() -> None:
     assert made.model["vocab"][-2:] == [["ba", -1.0], ["<x>", -10000.0]] or made.model["vocab"][-1] == ["ba", -1.0]
     assert library.encode("ab").tokens == ["ab"] and library.encode("ba").tokens == ["ba"]
     assert library.decode(library.encode("ab ba").ids) == "ab ba"
+
+
+# -------------------------------------------------------------- wordpieces
+
+_PIECES = st.lists(st.text(alphabet="abc", min_size=2, max_size=4), max_size=6)
+
+
+@settings(max_examples=100, deadline=None)
+@given(first=_PIECES, second=_PIECES, continuing=_PIECES, more=_PIECES, text=st.text(alphabet="abcz ", max_size=14))
+def test_any_two_of_wordpieces(first: list[str], second: list[str], continuing: list[str], more: list[str], text: str) -> None:
+    """WordPiece takes the longest piece, so who knows a piece still gets it, at a word's start and within one."""
+    single = [*"abcz", *(f"##{letter}" for letter in "abcz")]
+    one = read(wordpieces([*single, *first, *(f"##{part}" for part in continuing)], ["<x>"]))
+    two = read(wordpieces([*single[::-1], *second, *(f"##{part}" for part in more)], ["<y>", "<x>"]), "two")
+    library, made = check([one, two])
+    for part in (one, two):
+        for piece in set(part.words) - set(part.added):
+            inside = piece.startswith("##")
+            tokens = library.encode(f"z{piece[2:]}" if inside else piece).tokens
+            assert tokens == (["z", piece] if inside else [piece])
+    encoded = library.encode(text)
+    assert library.decode(encoded.ids) == " ".join(text.split())
+    assert all(made.tokens[token] == number for token, number in zip(encoded.tokens, encoded.ids, strict=True))
 
 
 # -------------------------------------------------------------- what cannot be united

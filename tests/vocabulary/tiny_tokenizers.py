@@ -59,6 +59,16 @@ def pieces(scores: Mapping[str, float], added: Iterable[str] = ()) -> dict[str, 
     return whole({"type": "Unigram", "unk_id": 0, "vocab": listed}, entries, pre_tokenizer=metaspace, decoder=metaspace)
 
 
+def wordpieces(listed: Iterable[str], added: Iterable[str] = ()) -> dict[str, Any]:
+    """A WordPiece tokenizer: `[UNK]` and the pieces, `##` before those that continue a word."""
+    vocabulary = {piece: number for number, piece in enumerate(dict.fromkeys(["[UNK]", *listed]))}
+    entries = [entry("[UNK]", 0), *(entry(text, len(vocabulary) + number) for number, text in enumerate(added))]
+    model = {"type": "WordPiece", "vocab": vocabulary, "unk_token": "[UNK]", "continuing_subword_prefix": "##",
+             "max_input_chars_per_word": 100}  # fmt: skip
+    decoder = {"type": "WordPiece", "prefix": "##", "cleanup": False}
+    return whole(model, entries, pre_tokenizer={"type": "WhitespaceSplit"}, decoder=decoder)
+
+
 def read(data: Mapping[str, Any], label: str = "one", config: Mapping[str, Any] | None = None) -> Tokenizer:
     return make_tokenizer(data, config or {}, label)
 

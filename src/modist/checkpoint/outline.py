@@ -40,7 +40,11 @@ def outline(reference: ModelReference, *, allow_code: bool = False) -> Outline:
         fetched = fetch(reference, allow_code=allow_code)
         return Outline(Checkpoint.open(fetched.folder, label), fetched.commit, 0)
     pinned = ModelReference(reference.source, listing.commit)
-    folder = fetch_texts(pinned, allow_code=allow_code).folder
+    # By its own name, so that the cache knows what the name stood for when there is no hub to ask.
+    texts = fetch_texts(reference, allow_code=allow_code)
+    if texts.commit != listing.commit:
+        texts = fetch_texts(pinned, allow_code=allow_code)
+    folder = texts.folder
     tensors = {
         name: StoredTensor(name, entry.dtype, entry.shape, folder / file, entry.offsets[0], entry.offsets[1] - entry.offsets[0])
         for file, found in sorted(headers(pinned, listing).items())

@@ -13,7 +13,7 @@ recipe_app = typer.Typer(help="Work with recipes.", no_args_is_help=True, rich_m
 @recipe_app.command("schema")
 def schema_command() -> None:
     """Print the JSON Schema of recipes, for editors."""
-    from modist.recipe import json_schema
+    from modist.recipe.json_schema import json_schema
 
     print(json.dumps(json_schema(), indent=2))
 

@@ -13,7 +13,7 @@ from modist.errors import ModistError, UserError
 from modist.fusion.extraction import Extracted, extract
 from modist.fusion.models import Participants
 from modist.fusion.store import Part, StoreError
-from modist.recipe import load_fusion_recipe
+from modist.recipe.fusion import load_fusion_recipe
 
 LOCAL = "local"
 

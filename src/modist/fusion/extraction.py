@@ -29,7 +29,7 @@ from modist.errors import ModistError, UserError
 from modist.fusion.models import Participant, Participants
 from modist.fusion.plan import Chats, DistributionPlan, plan_distributions
 from modist.fusion.store import Part, Store, StoreError
-from modist.recipe import FusionRecipe, load_fusion_recipe
+from modist.recipe.fusion import FusionRecipe, load_fusion_recipe
 
 Array = NDArray[Any]
 

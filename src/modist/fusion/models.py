@@ -16,7 +16,8 @@ from modist.checkpoint.hub import fetch
 from modist.errors import CheckpointError, UserError, nearest
 from modist.fusion.chat import Reader
 from modist.merge.hashing import sha256_file
-from modist.recipe import FusionRecipe, ModelReference
+from modist.recipe import ModelReference
+from modist.recipe.fusion import FusionRecipe
 
 _TEXTS = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "chat_template.json")
 

@@ -13,7 +13,8 @@ from modist.fusion.models import Participant
 from modist.fusion.result import describe_files
 from modist.merge import Watch, merge
 from modist.merge.manifest import RECIPE_FILE
-from modist.recipe import FusionRecipe, parse_recipe
+from modist.recipe import parse_recipe
+from modist.recipe.fusion import FusionRecipe
 
 MERGE_RECIPE = "modist_merge_recipe.yml"
 

@@ -16,7 +16,8 @@ from modist.errors import UserError
 from modist.fusion.chat import Reading, is_too_long
 from modist.fusion.models import Participant
 from modist.merge.hashing import sha256_file
-from modist.recipe import FusionRecipe, Passage, read_passages
+from modist.recipe import Passage, read_passages
+from modist.recipe.fusion import FusionRecipe
 
 FORMAT = 1
 Advance = Callable[[int, int], object]

@@ -19,7 +19,7 @@ from modist.fusion.training import Trained
 from modist.merge.carry import carried_files
 from modist.merge.hashing import sha256_file
 from modist.merge.manifest import RECIPE_FILE, describe_input, recipe_digest, versions
-from modist.recipe import FusionRecipe
+from modist.recipe.fusion import FusionRecipe
 from modist.report.card import licence_of
 from modist.report.fusion_card import FusedParent, fusion_card
 from modist.report.loss_picture import Curve, draw_losses

@@ -31,7 +31,7 @@ from modist.fusion.store import Part
 from modist.fusion.targets import TargetSummary, Teacher, make_targets
 from modist.fusion.training import Trained, check_training, final_model, train
 from modist.merge.manifest import read_manifest
-from modist.recipe import FusionRecipe, load_fusion_recipe
+from modist.recipe.fusion import FusionRecipe, load_fusion_recipe
 from modist.version import VERSION
 
 

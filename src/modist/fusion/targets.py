@@ -28,7 +28,7 @@ from modist.fusion.models import Participant
 from modist.fusion.plan import FORMAT, SHARD_POSITIONS, Chats
 from modist.fusion.store import Store, StoreError
 from modist.fusion.target import Target, fused_target
-from modist.recipe import FusionRecipe
+from modist.recipe.fusion import FusionRecipe
 
 if TYPE_CHECKING:
     from modist.vocabulary import IdMap

@@ -1,8 +1,9 @@
-"""YAML in, validated immutable recipes out; the lowest floor, which knows nothing of tensors."""
+"""YAML in, validated immutable recipes out; the lowest floor, which knows nothing of tensors.
+
+A fusion's recipe is in `modist.recipe.fusion`, which a merge need not import.
+"""
 
 from modist.recipe.document import Document, Key
-from modist.recipe.fusion import FusionRecipe, load_fusion_recipe, parse_fusion_recipe
-from modist.recipe.json_schema import json_schema
 from modist.recipe.passages import Passage, read_passages
 from modist.recipe.recipe import Recipe, load_recipe, parse_recipe
 from modist.recipe.reference import ModelReference
@@ -11,7 +12,6 @@ from modist.recipe.slice import Slice, Source
 
 __all__ = [
     "Document",
-    "FusionRecipe",
     "Key",
     "ModelReference",
     "Passage",
@@ -21,10 +21,7 @@ __all__ = [
     "Slice",
     "Source",
     "constant",
-    "json_schema",
-    "load_fusion_recipe",
     "load_recipe",
-    "parse_fusion_recipe",
     "parse_recipe",
     "read_passages",
 ]

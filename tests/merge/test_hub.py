@@ -1,4 +1,4 @@
-"""`org/model@revision+org/adapter@revision`: both from a hub, the adapter at its own revision."""
+"""What a recipe may name on a hub beside a model: `org/model@revision+org/adapter@revision`, and a tokenizer of another."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from modist.merge import merge as merge_models
 from modist.merge import prepare
 from tests.adapters import Lora, every, make_lora
 from tests.checkpoint.hub_server import HubServer, commit_of
+from tests.merge.test_tokenizers import WORDS
+from tests.merge.test_tokenizers import model as vocabulary_model
 from tests.tiny_models import Trio, read_folder, write_recipe
+from tests.vocabulary.tiny_tokenizers import words
 
 
 @pytest.fixture
@@ -108,10 +111,12 @@ def test_what_a_hub_has_not(hub: HubServer, tmp_path: Path, model: str, kind: ty
     assert not (tmp_path / "out").exists()
 
 
-def test_offline_from_the_cache(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("pinned", [True, False])
+def test_offline_from_the_cache(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pinned: bool) -> None:
     import huggingface_hub.constants as constants
 
-    path = write_recipe(tmp_path / "r.yml", recipe(f"tiny/base@{hub.repos['tiny/base'].refs['main']}+tiny/lora"))
+    revision = f"@{hub.repos['tiny/base'].refs['main']}" if pinned else ""
+    path = write_recipe(tmp_path / "r.yml", recipe(f"tiny/base{revision}+tiny/lora"))
     merge_models(path, tmp_path / "one")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
@@ -126,3 +131,22 @@ def test_a_hubs_gguf_files_name_the_way_out(hub: HubServer, tmp_path: Path) -> N
     hub.add("tiny/gguf", {"config.json": b"{}", "q4.gguf": b"GGUF"})
     with pytest.raises(HubError, match=r"holds GGUF files, which are quantised: name the model they were made from"):
         merge_models(write_recipe(tmp_path / "r.yml", recipe("tiny/gguf")), tmp_path / "out")
+
+
+def test_a_tokenizer_of_a_hub_outside_the_merge(hub: HubServer, tmp_path: Path) -> None:
+    """The same tensors and the same tokenizer as from a folder, and none of that model's weights fetched."""
+    pair = [vocabulary_model(tmp_path / name, words(WORDS[::step]), step + 5) for name, step in (("one", 1), ("two", -1))]
+    third = vocabulary_model(tmp_path / "third", words([*WORDS[3:9], "new"]), 7)
+    hub.add("tiny/words", files(third))
+    made = []
+    for number, source in enumerate((str(third), "tiny/words")):
+        recipe = {
+            "merge_method": "linear",
+            "models": [{"model": str(path), "parameters": {"weight": 0.5}} for path in pair],
+            "tokenizer_source": source,
+        }
+        out = tmp_path / f"out{number}"
+        merge_models(write_recipe(tmp_path / f"{number}.yml", recipe), out)
+        made.append({name: (out / name).read_bytes() for name in ("model.safetensors", "tokenizer.json", "config.json")})
+    assert made[0] == made[1]
+    assert not list((tmp_path / "cache").rglob("*.safetensors"))
