@@ -51,18 +51,20 @@ class Largest:
 
     Attributes:
         threshold: the k-th largest key.
-        ties: for each block, how many of its elements that equal the threshold are kept, lowest index first.
+        ties: for each block, how many of its elements that equal the threshold are kept, lowest index first; None for all.
     """
 
     threshold: np.uint32
-    ties: tuple[int, ...]
+    ties: tuple[int | None, ...]
 
     def mask(self, block: int, keys: Keys) -> Mask:
         """Which elements of one block are kept; `keys` must be the ones the selection was made from."""
+        ties = self.ties[block]
+        if ties is None:
+            return keys >= self.threshold
         kept = keys > self.threshold
-        if self.ties[block]:
-            equal = np.flatnonzero(keys == self.threshold)
-            kept[equal[: self.ties[block]]] = True
+        if ties:
+            kept[np.flatnonzero(keys == self.threshold)[:ties]] = True
         return kept
 
 
@@ -165,13 +167,11 @@ def _from_brackets(
         kept: list[tuple[int, Keys | None]] = []
         for _, low, high in wanted:
             above = 0
+            inside = values >= (low if low is not None else np.uint32(0))
             if high is not None:
-                above = int(np.count_nonzero(values > high))
-                inside = values <= high
-                if low is not None:
-                    np.logical_and(inside, values >= low, out=inside)
-            else:
-                inside = values >= (low if low is not None else np.uint32(0))
+                beyond = values > high
+                above = int(np.count_nonzero(beyond))
+                np.greater(inside, beyond, out=inside)
             # A race here only lets a few more in than there is room for; it cannot lose any.
             held += int(np.count_nonzero(inside))
             kept.append((above, None if held > room else values[np.flatnonzero(inside)]))
@@ -248,11 +248,10 @@ def kth_largest(parts: Sequence[Keys], count: int) -> np.uint32:
         parts = [part[np.flatnonzero((part - base) >> shift == chosen)] for part in parts]
 
 
-def _share_out(number: int, equal: Sequence[int]) -> tuple[int, ...]:
-    """Give the first `number` ties a place, in the order of the blocks."""
-    given = []
+def _share_out(number: int, equal: Sequence[int]) -> tuple[int | None, ...]:
+    """Give the first `number` ties a place, in the order of the blocks; None where a block's have one each."""
+    given: list[int | None] = []
     for available in equal:
-        taken = min(number, available)
-        given.append(taken)
-        number -= taken
+        given.append(None if available <= number else number)
+        number -= min(number, available)
     return tuple(given)
