@@ -32,7 +32,7 @@ import sys
 import tempfile
 import time
 import venv
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -655,16 +655,27 @@ def report(facts: dict[str, Any], rows: Sequence[Row], results: Path, name: str)
     print(f"written: {name}.md and .json", file=sys.stderr)
 
 
-def join(files: Sequence[Path], results: Path, name: str) -> None:
-    """One report of the rows of several; a method measured twice counts as it was last."""
+def join(files: Sequence[Path], only: Sequence[str], results: Path, name: str) -> None:
+    """One report of the rows of several, of some methods or all; a method measured twice counts as it was last."""
     told = [json.loads(path.read_text()) for path in files]
     known = {field.name for field in fields(Row)}
     rows = {}
     for facts in told:
         for row in facts["rows"]:
-            rows[row["shape"], row["method"]] = Row(**{key: value for key, value in row.items() if key in known})
+            if row["method"] in (only or METHODS):
+                rows[row["shape"], row["method"]] = Row(**{key: value for key, value in row.items() if key in known})
     order = {method: number for number, method in enumerate(METHODS)}
-    report(dict(told[-1]), sorted(rows.values(), key=lambda row: order[row.method]), results, name)
+    timed = [row for row in rows.values() if not SHAPES[row.shape].memory_only]
+    facts = dict(told[-1])
+    facts["versions"] = {key: value for part in told for key, value in part["versions"].items()}
+    facts["runs"] = _span(len(row.modist) for row in timed)
+    facts["mergekit_runs"] = _span(len(row.mergekit) for row in timed if row.mergekit)
+    report(facts, sorted(rows.values(), key=lambda row: order[row.method]), results, name)
+
+
+def _span(counts: Iterable[int]) -> str:
+    found = sorted(set(counts))
+    return "-".join(str(count) for count in (found[0], found[-1])[: len(found)])
 
 
 def arguments() -> argparse.Namespace:
@@ -697,7 +708,7 @@ def main() -> None:
     else:
         options = arguments()
         if options.join:
-            join(options.join, options.results or HERE.parent / "results", options.name or "merge-joined")
+            join(options.join, options.only or (), options.results or HERE.parent / "results", options.name or "merge-joined")
         elif options.work:
             options.work.mkdir(parents=True, exist_ok=True)
             benchmark(options, options.work.resolve())
