@@ -30,7 +30,7 @@ test: lint
 
 # The long tests too; those against mergekit stay opt-in (pytest -m mergekit).
 test-full: lint
-	$(BIN)/python -m pytest -q -m "not mergekit"
+	$(BIN)/python -m pytest -q -n auto --dist loadfile -m "not mergekit"
 
 demo: $(STAMP)
 	@$(BIN)/python examples/demo/run.py
