@@ -1,6 +1,6 @@
 """Does fusing help?  `math-chars` (another size, one character a token) as teacher, `general` as pivot, on few chats.
 
-    python examples/fusion/run.py                      # every arm, three seeds, both test sets: 33 minutes on two shared cores
+    python examples/fusion/run.py                      # every arm, three seeds, both test sets: 6 minutes on two cores
     python examples/fusion/run.py --split dev --seeds 1 --arms clm mince --out /tmp/pilot    # a trial
 
 Every arm trains the same pivot on the same chats in the same order for the same steps, and differs in the target alone;

@@ -148,8 +148,7 @@ def _elected(block: Block, tensor: Tensor, moved: Sequence[int], scales: dict[in
     mass = deltas[0].copy()
     for delta in deltas[1:]:
         np.add(mass, delta, out=mass)
-    # A mass of -0 counts as positive.
-    np.add(mass, np.float32(0), out=mass)
+    # A mass of -0 comes of zeros alone, whose sign does not matter.
     minus = np.bitwise_and(mass.view(np.uint32), _SIGN_BIT, out=mass.view(np.uint32))
     shares = []
     for index, delta in zip(moved, deltas, strict=True):
