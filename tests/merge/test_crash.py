@@ -436,7 +436,7 @@ def test_the_journal_says_synced_only_after_the_data_is(
 
 def test_ctrl_c_stops_and_can_be_resumed(cases: dict[str, Case], tmp_path: Path) -> None:
     case, out = cases["ties"], tmp_path / "out"
-    process = start(case, out, pause=0.01)
+    process = start(case, out, pause=0.1)  # the rest takes seconds, however late the signal
     journal = tmp_path / "out.partial" / "journal.jsonl"
     while not journal.exists() or journal.read_bytes().count(b"\n") < 5:
         assert process.poll() is None
